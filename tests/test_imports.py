@@ -19,10 +19,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("testing",),
     ("fusion", "distillation", "bench", "export", "report"),
-    ("stacking", "object_places"),
-    ("answers",),
-    ("paired", "detected"),
-    ("layer_maps", "ensemble"),
+    ("ensemble",),
+    ("layer_maps",),
     ("anatomy", "transport", "data"),
     ("models", "recipe"),
     # The recipe is read with its presets, which are plain values.

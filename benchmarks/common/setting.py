@@ -17,7 +17,6 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.answers import ensemble_predictions, mean_kl
 from compressor.bench.accuracy import Tally, new_tally, predict
 from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
@@ -25,14 +24,15 @@ from compressor.data.split import Split
 from compressor.distillation.distill import FinetuneReport, train_student
 from compressor.distillation.lr_search import validation_rows
 from compressor.distillation.objective import FeatureTargets
-from compressor.ensemble import mix_predictions
+from compressor.ensemble.answers import ensemble_predictions, mean_kl
+from compressor.ensemble.probabilities import mix_predictions
+from compressor.ensemble.stacking import Mixture
 from compressor.models.builtin import BUILTIN
 from compressor.models.load import load_teacher
 from compressor.models.tasks.table import TASKS, task_of_model
 from compressor.models.tasks.task import Task
 from compressor.models.teacher import Teacher
 from compressor.recipe import DataOptions, FinetuneOptions
-from compressor.stacking import Mixture
 
 EVALUATION_BATCH = 250
 #: Training images that settings are chosen by; texts have a validation part of their own.

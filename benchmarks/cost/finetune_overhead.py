@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 import compressor
 from compressor.data.batches import Samples
 from compressor.data.sources import open_split
-from compressor.ensemble import ensemble_kl
+from compressor.ensemble.probabilities import ensemble_kl
 from compressor.models.load import load_teacher
 from compressor.recipe import DataOptions, FinetuneOptions
 

@@ -21,10 +21,10 @@ from benchmarks.experts.scores import Examination
 from compressor.distillation.distill import FinetuneReport
 from compressor.distillation.lr_search import LearningRateTrial
 from compressor.distillation.objective import FeatureTargets
+from compressor.ensemble.stacking import Mixture
 from compressor.errors import UserError
 from compressor.fusion.mixture import mixture_of
 from compressor.recipe import FinetuneOptions, FusionOptions
-from compressor.stacking import Mixture
 
 #: Learning rates that every contender chooses from.
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)

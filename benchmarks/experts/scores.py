@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from benchmarks.common.setting import Arena
 from compressor.bench.accuracy import Predictions, Tally, new_tally, predict
-from compressor.ensemble import mix_predictions
-from compressor.stacking import Mixture
+from compressor.ensemble.probabilities import mix_predictions
+from compressor.ensemble.stacking import Mixture
 
 ALL = "all"
 

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from compressor.anatomy import inspect_config
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ensemble_predictions, mean_kl
+from compressor.ensemble.answers import ensemble_predictions, mean_kl
 from compressor.errors import UserError
 from compressor.export.onnx import largest_differences
 from compressor.fusion import fuse_models

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from benchmarks.tasks.settings import TaskSetting
-from compressor.answers import model_answers
 from compressor.data.batches import Samples
 from compressor.data.samples import collate
 from compressor.data.sources import open_split
+from compressor.ensemble.answers import model_answers
 from compressor.models.configs.reading import model_class
 from compressor.models.folder.save import save_student
 from compressor.models.inputs import without_labels

@@ -27,7 +27,7 @@ from compressor.bench.accuracy import new_tally, predict
 from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.distillation.distill import train_student
-from compressor.ensemble import mix_predictions
+from compressor.ensemble.probabilities import mix_predictions
 from compressor.fusion import FusionResult, fuse_models
 from compressor.models.configs.reading import model_class
 from compressor.models.load import load_teacher

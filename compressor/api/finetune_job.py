@@ -21,13 +21,13 @@ from compressor.data.samples import collate
 from compressor.distillation.distill import FinetuneReport, train_student
 from compressor.distillation.logit_cache import read_samples
 from compressor.distillation.objective import FeatureTargets
+from compressor.ensemble.stacking import Mixture
 from compressor.errors import UserError
 from compressor.fusion.classes import fit_lacking_classes
 from compressor.layer_maps import attention_pairs_of
 from compressor.models.teacher import Teacher
 from compressor.pipeline.run.initial_student import layer_maps_between
 from compressor.recipe import Recipe, build_recipe
-from compressor.stacking import Mixture
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from compressor.api.kinds import GivenData, kind_of_data
 from compressor.api.models import stored_processor
 from compressor.api.samples import DataReader, check_source
 from compressor.api.student import FinetunedStudent, FusedStudent, StudentResult
+from compressor.ensemble.stacking import Mixture
 from compressor.models.teacher import Teacher
 from compressor.recipe import EvaluationOptions, Recipe, build_recipe
-from compressor.stacking import Mixture
 
 if TYPE_CHECKING:
     from compressor.pipeline.data_splits import RunData

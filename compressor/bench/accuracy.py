@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.answers import ANSWERS, Answers, ClassAnswers
 from compressor.bench.answer_tallies import TallySetting
 from compressor.bench.embedding_scores import EmbeddingTally
 from compressor.bench.metrics import METRICS
 from compressor.bench.sample_mean import SampleMean, sample_owners
 from compressor.bench.tallies import TALLIES
+from compressor.ensemble.answers import ANSWERS, Answers, ClassAnswers
 from compressor.errors import UserError
 from compressor.models.inputs import logits_of_sample, pass_options, without_labels
 from compressor.models.tasks.table import TASKS, task_logits, task_of_model
@@ -93,7 +93,7 @@ class Tally:
     def add(
         self, log_probs: Tensor, inputs: EvaluationBatch, labels: Tensor | None = None, reference: Tensor | None = None
     ) -> None:
-        """Add one batch: rows of `compressor.answers` [B, ..., C], and labels as of `Task.answered`."""
+        """Add one batch: rows of `compressor.ensemble.answers` [B, ..., C], and labels as of `Task.answered`."""
         if isinstance(self._answers, EmbeddingTally):
             self._answers.compare(log_probs, reference)
         if labels is not None and self._answers is not None:
@@ -121,7 +121,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for one batch; `log_probs`: per model, rows of `compressor.answers`, float32 on the CPU."""
+    """Predictions for one batch; `log_probs`: per model, rows of `compressor.ensemble.answers`, float32 on the CPU."""
 
     inputs: EvaluationBatch
     labels: Tensor | None

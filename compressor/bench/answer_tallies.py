@@ -44,7 +44,7 @@ class AnswerTally(Protocol):
         ...
 
     def add(self, rows: Tensor, labels: Tensor, inputs: Mapping[str, Tensor], first: int) -> None:
-        """Add a batch: rows of `compressor.answers` [B, ..., C], labels as of `Task.answered`, number of its first."""
+        """Add a batch: rows [B, ..., C] of `ensemble.answers`, labels as of `Task.answered`, number of its first."""
         ...
 
     def metrics(self) -> dict[str, Any]:

@@ -32,12 +32,12 @@ from compressor.distillation.lr_search import (
 from compressor.distillation.objective import FeatureTargets, Objective, distillation_temperature
 from compressor.distillation.tensorboard import check_tensorboard
 from compressor.distillation.training import Diverged, OnStep, TrainingConfig
-from compressor.ensemble import check_ensemble_weights
+from compressor.ensemble.object_places import MOST_SAMPLES, in_one_order
+from compressor.ensemble.probabilities import check_ensemble_weights
 from compressor.errors import UserError
 from compressor.models.builtin import cache_folder
 from compressor.models.precision import raised
 from compressor.models.tasks.table import task_of_model
-from compressor.object_places import MOST_SAMPLES, in_one_order
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 from compressor.utils.devices import on_device

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from compressor.answers import Answers, model_answers
+from compressor.ensemble.answers import Answers, model_answers
 from compressor.errors import ParityError
 from compressor.export.file_kinds import FileKind, files_of
 from compressor.export.parity_cases import Files, OutputPair, ParityTrial

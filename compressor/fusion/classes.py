@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.anatomy.hooks import logits_of
-from compressor.ensemble import mix_predictions
+from compressor.ensemble.probabilities import mix_predictions
 from compressor.errors import CouplingWarning
 from compressor.models.inherited.class_heads import linear_head
 from compressor.models.inputs import without_labels

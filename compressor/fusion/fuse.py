@@ -12,6 +12,8 @@ from torch import Tensor
 
 from compressor.anatomy.batch_norms import measure_statistics, without_statistics
 from compressor.anatomy.hooks import logits_of
+from compressor.ensemble.object_places import in_one_order
+from compressor.ensemble.stacking import Mixture
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
 from compressor.fusion.anchored.policies import POLICIES
@@ -41,9 +43,7 @@ from compressor.models.inherited.generation import carry_generation
 from compressor.models.inputs import check_padding, name_architecture, without_labels
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
 from compressor.models.ties import settled, with_common_ties
-from compressor.object_places import in_one_order
 from compressor.recipe import AlignmentOptions, FusionOptions
-from compressor.stacking import Mixture
 
 #: Options of an alignment that make sense only with an anchor.
 ANCHORED_ONLY = (

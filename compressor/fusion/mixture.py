@@ -9,14 +9,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ANSWERS, two_classes
+from compressor.ensemble.answers import ANSWERS, two_classes
+from compressor.ensemble.stacking import TEMPERATURES, Mixture, TeacherPredictions, choose_mixture
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.calibration.batches import split_large_batches, take_samples
 from compressor.models.inputs import without_labels
 from compressor.models.tasks.table import task_of_model
 from compressor.models.tasks.task import IGNORED, Task
 from compressor.recipe import FusionOptions
-from compressor.stacking import TEMPERATURES, Mixture, TeacherPredictions, choose_mixture
 
 #: Memory for predictions of all teachers; later samples are left out.
 PREDICTION_BYTES = 1 << 28

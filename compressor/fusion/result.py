@@ -13,18 +13,18 @@ from transformers import PreTrainedModel
 
 from compressor.anatomy import Anatomy
 from compressor.anatomy.queries import stream_keys
+from compressor.ensemble.stacking import Mixture
 from compressor.fusion.build.student import BuiltStudent, StudentBuilder
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.teacher import TeacherGroup
 from compressor.layer_maps import LayerMap
-from compressor.stacking import Mixture
 
 
 class FusionReport(dict[str, Any]):
     """The report of a fusion, teachers by name: every entry is an attribute too.
 
     Attributes:
-        mixture: of the teachers' predictions (`compressor.stacking.Mixture.report`).
+        mixture: of the teachers' predictions (`compressor.ensemble.stacking.Mixture.report`).
         choice: map, attention, shares and weights, with the candidates and their measures.
         certificate: per teacher, the largest relative change of the logits by permuted spaces.
         canonical: whether norms were folded into their readers.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import model_answers
+from compressor.ensemble.answers import model_answers
 from compressor.models.configs.reading import model_class
 from compressor.models.inputs import dummy_inputs, without_labels
 from compressor.models.tasks.table import find_task, task_of_model

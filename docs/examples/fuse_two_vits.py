@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 from compressor.anatomy import certify, inspect_config
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import logits_of
-from compressor.ensemble import mix_predictions
+from compressor.ensemble.probabilities import mix_predictions
 from compressor.fusion.build.head import refit_head
 from compressor.fusion.build.refit import StudentRefit
 from compressor.fusion.build.student import BuildOptions, StudentBuilder

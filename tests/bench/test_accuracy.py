@@ -27,7 +27,7 @@ from compressor.data.samples import collate
 from compressor.data.sources import open_split
 from compressor.distillation.distill import train_student
 from compressor.distillation.losses import label_loss
-from compressor.ensemble import ensemble_kl
+from compressor.ensemble.probabilities import ensemble_kl
 from compressor.errors import UnsupportedError
 from compressor.models.tasks.table import TASKS, find_task
 from compressor.models.teacher import ModelSpec

@@ -32,7 +32,7 @@ from compressor.bench.accuracy import predict, score_model
 from compressor.bench.latency import Runner, available_threads, measure_latency, onnx_runner, torch_runner
 from compressor.bench.rows import KL_TITLE, Row, from_json, table_columns, to_json, to_markdown
 from compressor.bench.size import count_macs, count_parameters, weight_bytes
-from compressor.ensemble import mix_predictions
+from compressor.ensemble.probabilities import mix_predictions
 from compressor.errors import UnsupportedError, UserError
 from compressor.report.tables import render_table
 from compressor.utils.threads import torch_threads

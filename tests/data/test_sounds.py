@@ -152,7 +152,7 @@ def test_error_rates_are_of_frames_without_repeats_blanks_and_padding():
 
 
 def test_a_ctc_loss_counts_the_frames_of_each_sound():
-    from compressor.answers import ANSWERS
+    from compressor.ensemble.answers import ANSWERS
 
     task, answers = TASKS["ctc"], ANSWERS["frames"]
     logits, labels = torch.randn(2, 9, 5), torch.tensor([[2, 3, 2], [3, -100, -100]])

@@ -21,7 +21,7 @@ from compressor.distillation.distill import train_student
 from compressor.distillation.losses import hidden_loss, label_loss
 from compressor.distillation.lr_search import describe_step, split_validation
 from compressor.distillation.objective import Objective
-from compressor.ensemble import ensemble_kl, ensemble_log_probs
+from compressor.ensemble.probabilities import ensemble_kl, ensemble_log_probs
 from compressor.errors import UnsupportedError, UserError
 
 

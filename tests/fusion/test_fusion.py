@@ -11,7 +11,7 @@ from families import batches_of, config_of, family_params, tiny_model, trained_m
 
 from compressor.anatomy import inspect_config
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ensemble_predictions, mean_kl
+from compressor.ensemble.answers import ensemble_predictions, mean_kl
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion import fuse_models, student_specs
 from compressor.fusion.build.ridge import fit_ridge

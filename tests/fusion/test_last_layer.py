@@ -8,7 +8,7 @@ import pytest
 import torch
 from families import batches_of, config_of, tiny_model
 
-from compressor.answers import ensemble_predictions, mean_kl
+from compressor.ensemble.answers import ensemble_predictions, mean_kl
 from compressor.fusion import fuse_models
 from compressor.fusion.build import last_layer, layerwise_build, reconstruction
 from compressor.models.inputs import dummy_inputs

@@ -12,7 +12,7 @@ import compressor
 from compressor.anatomy import Map, Role, apply, inspect_config, map_key
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ensemble_predictions, mean_kl
+from compressor.ensemble.answers import ensemble_predictions, mean_kl
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
 from compressor.fusion.calibration.layerwise import LayerwiseRunner

@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import batches_of, config_of, family_params, tiny_model, widen
 
-from compressor.answers import ensemble_predictions, mean_kl
+from compressor.ensemble.answers import ensemble_predictions, mean_kl
 from compressor.fusion import fuse_models
 from compressor.fusion.build import reconstruction
 from compressor.fusion.calibration.batches import CalibrationSet

@@ -10,7 +10,7 @@ from tiny_text import save_text_model, sentences
 
 import compressor
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ANSWERS, ensemble_predictions
+from compressor.ensemble.answers import ANSWERS, ensemble_predictions
 from compressor.errors import UserError
 from compressor.models.folder.weights import load_model
 from compressor.models.load import load_teacher

@@ -10,7 +10,7 @@ import torch
 from families import batches_of, config_of, tiny_model
 from torch import nn
 
-from compressor.answers import ensemble_predictions, mean_kl
+from compressor.ensemble.answers import ensemble_predictions, mean_kl
 from compressor.fusion import fuse_models
 from compressor.fusion.build.pilots import PilotScorer
 from compressor.fusion.build.served_parts import LEAST_PART, ServedParts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from compressor.answers import ensemble_predictions, mean_kl
+from compressor.ensemble.answers import ensemble_predictions, mean_kl
 from compressor.fusion import fuse_models
 from compressor.fusion.build import reconstruction, tail
 from compressor.recipe import FusionOptions

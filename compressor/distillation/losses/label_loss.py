@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.answers import ANSWERS
 from compressor.distillation.losses.loss import LOSSES, LossContext, LossInputs
+from compressor.ensemble.answers import ANSWERS
 
 
 def label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from compressor.answers import ANSWERS, distillation_loss
 from compressor.distillation.losses.loss import LOSSES, LossContext, LossInputs, counted_positions
+from compressor.ensemble.answers import ANSWERS, distillation_loss
 
 
 @LOSSES.register("logits")

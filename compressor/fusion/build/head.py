@@ -14,8 +14,8 @@ from torch import Tensor
 from compressor.anatomy import LinearOp, Norm
 from compressor.anatomy.hooks import Tap
 from compressor.anatomy.queries import write_axis
-from compressor.answers import ANSWERS
-from compressor.ensemble import mix_predictions
+from compressor.ensemble.answers import ANSWERS
+from compressor.ensemble.probabilities import mix_predictions
 from compressor.fusion.build.logistic import FittedHead, FreeHead, HeadData, TiedHead, fit_logistic
 from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import CalibrationSet, thinned_tokens

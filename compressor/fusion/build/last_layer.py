@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from compressor.answers import ANSWERS, Answers, ClassAnswers, model_answers
+from compressor.ensemble.answers import ANSWERS, Answers, ClassAnswers, model_answers
 from compressor.fusion.build.head import locate_head
 from compressor.fusion.build.reconstruction import descend, least_tokens, parameter_scales
 from compressor.fusion.build.student import StudentBuilder
@@ -37,7 +37,7 @@ class PredictionTarget:
     """Mean KL(ensemble || student) in nats.
 
     Attributes:
-        student: rows of `compressor.answers` of a batch [P, classes], with gradients.
+        student: rows of `compressor.ensemble.answers` of a batch [P, classes], with gradients.
         ensemble: the same of the ensemble.
         answers: what they mean.
         room: entries that may still be kept.

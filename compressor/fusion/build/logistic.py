@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
-from compressor.ensemble import kl_terms
+from compressor.ensemble.probabilities import kl_terms
 from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.maps.attention.low_rank import roots
 

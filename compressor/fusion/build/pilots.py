@@ -9,7 +9,7 @@ import torch
 
 from compressor.anatomy import Anatomy
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import model_answers
+from compressor.ensemble.answers import model_answers
 from compressor.fusion.build.served_parts import ServedParts
 from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import Batch, CalibrationSet, take_samples

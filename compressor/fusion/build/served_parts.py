@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ANSWERS, Answers, ClassAnswers
-from compressor.ensemble import sums_per_sample
+from compressor.ensemble.answers import ANSWERS, Answers, ClassAnswers
+from compressor.ensemble.probabilities import sums_per_sample
+from compressor.ensemble.stacking import DISAGREEMENT, disagreement
 from compressor.fusion.calibration.batches import Batch
 from compressor.models.inputs import without_labels
 from compressor.models.tasks.table import task_of_model
-from compressor.stacking import DISAGREEMENT, disagreement
 
 #: A part of fewer samples says little.
 LEAST_PART = 8
@@ -30,7 +30,7 @@ class ServedParts:
     """Held-out samples, what the ensemble predicts for them, and whose they are.
 
     Attributes:
-        targets: the ensemble's answers per batch, rows of `compressor.answers`.
+        targets: the ensemble's answers per batch, rows of `compressor.ensemble.answers`.
         parts: per sample of all batches, the teacher that knows it best [S].
         judged: parts that are judged on their own; none where teachers agree, or answer by no single class.
     """

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from compressor.answers import model_answers
+from compressor.ensemble.answers import model_answers
 from compressor.fusion.build.head import locate_head
 from compressor.fusion.build.last_layer import FEWEST_STEPS, PredictionTarget
 from compressor.fusion.build.reconstruction import descend, parameter_scales

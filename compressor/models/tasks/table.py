@@ -1,7 +1,7 @@
 """The table of tasks.
 
 A new task needs an entry of `TASKS`, and its data's columns and reader in `compressor.data.task_data.TASK_DATA`.  An
-answer of another form needs `Task.read`, or an entry of `compressor.answers.ANSWERS`; another score one of
+answer of another form needs `Task.read`, or an entry of `compressor.ensemble.answers.ANSWERS`; another score one of
 `compressor.bench.tallies.TALLIES`.
 """
 

@@ -30,9 +30,9 @@ class Task:
     Attributes:
         heads: endings of class names in transformers.
         metrics: of `compressor.bench.metrics`, the main one first, which names the tally of `compressor.bench.tallies`.
-        answers: of `compressor.answers.ANSWERS`: "classes" are chosen by a softmax, "frames" too, but labels do not say
-            which frame has which, "labels" each by a sigmoid, "values" are as they are, "embeddings" count by their
-            similarities, "boxes" are objects at places that have no order.
+        answers: of `compressor.ensemble.answers.ANSWERS`: "classes" are chosen by a softmax, "frames" too, but labels
+            do not say which frame has which, "labels" each by a sigmoid, "values" are as they are, "embeddings" count
+            by their similarities, "boxes" are objects at places that have no order.
         outputs: names of the model's outputs that make an answer, also those of an exported file.
         read: makes one tensor of them [B, ..., C], the logits.
         dims: dimensions of the logits; 0: two, or three with a mask.

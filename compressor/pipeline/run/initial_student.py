@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from compressor.ensemble.stacking import Mixture
 from compressor.errors import CouplingWarning
 from compressor.fusion import FusionResult, fuse_models
 from compressor.fusion.calibration.processes import ALONE, Processes
@@ -24,7 +25,6 @@ from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import depth_option
 from compressor.recipe import Recipe
-from compressor.stacking import Mixture
 from compressor.utils.devices import moved_batches, on_device
 from compressor.utils.strict_json import finite_or_none
 

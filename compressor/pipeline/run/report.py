@@ -17,7 +17,7 @@ class RunReport:
         teachers: name, kind and fingerprint.
         student: fingerprint, and the given student or None.
         budget: how the width was picked.
-        mixture: of the ensemble (`compressor.stacking.Mixture.report`).
+        mixture: of the ensemble (`compressor.ensemble.stacking.Mixture.report`).
         target: shape; None for a given student.
         fusion: None for a given student.
         warnings: lines on improvable results.

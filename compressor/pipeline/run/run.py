@@ -10,6 +10,7 @@ from typing import Any
 
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
+from compressor.ensemble.stacking import Mixture
 from compressor.errors import CheckpointWarning
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.build.sentence_projection import refit_projection
@@ -30,7 +31,6 @@ from compressor.pipeline.run.streaming import streaming_of
 from compressor.pipeline.scores.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers
 from compressor.pipeline.stages import OnStage, OnStageProgress, StageReporter
 from compressor.recipe import Recipe
-from compressor.stacking import Mixture
 from compressor.utils import distributed
 from compressor.utils.consent import code_trusted
 from compressor.utils.devices import moved_batches, on_device

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.answers import model_answers
 from compressor.bench.accuracy import EvaluationBatch, Score, new_tally, predict
 from compressor.bench.metrics import METRICS, MISSING, main_metric
 from compressor.bench.rows import ROW_FIELDS, Row, make_row
 from compressor.bench.size import count_macs, count_parameters, weight_bytes
+from compressor.ensemble.answers import model_answers
 from compressor.models.teacher import Teacher
 from compressor.pipeline.scores.differences import SHOWN_SAMPLES, Breakdown, differences_report
 from compressor.pipeline.scores.shown_samples import sample_report

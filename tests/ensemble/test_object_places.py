@@ -6,9 +6,9 @@ from torch import nn
 from transformers import DetrConfig, ResNetConfig, YolosConfig
 
 from compressor.anatomy.hooks import logits_of
+from compressor.ensemble.object_places import in_one_order, place_axes, reordered
 from compressor.models.configs.reading import model_class
 from compressor.models.inputs import dummy_inputs
-from compressor.object_places import in_one_order, place_axes, reordered
 
 PLACES = 5
 

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.ensemble import check_ensemble_weights, kl_rows, mix_predictions
+from compressor.ensemble.probabilities import check_ensemble_weights, kl_rows, mix_predictions
 from compressor.models.tasks.boxes import BOX, box_distance, box_overlaps, known_images, split_rows
 from compressor.models.tasks.task import Task
 

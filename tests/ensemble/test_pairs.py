@@ -10,13 +10,13 @@ from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from compressor.anatomy import inspect_config
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ANSWERS, ensemble_predictions, mean_kl
 from compressor.bench.accuracy import Tally
+from compressor.ensemble.answers import ANSWERS, ensemble_predictions, mean_kl
+from compressor.ensemble.pairs import batch_logits
 from compressor.export.onnx import write_onnx
 from compressor.fusion import fuse_models
 from compressor.models.inputs import dummy_inputs
 from compressor.models.tasks.table import TASKS, find_task, task_of_model
-from compressor.paired import batch_logits
 
 PAIRS = ANSWERS["pairs"]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from compressor.answers import ANSWERS, distillation_loss, ensemble_predictions, mean_kl
+from compressor.ensemble.answers import ANSWERS, distillation_loss, ensemble_predictions, mean_kl
 from compressor.errors import UserError
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compressor.ensemble import ensemble_kl, mix_predictions
-from compressor.stacking import Mixture, TeacherPredictions, choose_mixture, disagreement, fit_weights
+from compressor.ensemble.probabilities import ensemble_kl, mix_predictions
+from compressor.ensemble.stacking import Mixture, TeacherPredictions, choose_mixture, disagreement, fit_weights
 
 CLASSES = 6
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ANSWERS
-from compressor.detected import assigned, place_costs
+from compressor.ensemble.answers import ANSWERS
+from compressor.ensemble.objects import assigned, place_costs
 from compressor.models.inputs import without_labels
 from compressor.models.meta import meta_model
 from compressor.models.tasks.table import task_of_model

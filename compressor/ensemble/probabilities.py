@@ -1,4 +1,4 @@
-"""Mixtures of classes' probabilities, weighted power means, and KL divergences; `compressor.answers` has other outputs.
+"""Mixtures of classes' probabilities, weighted power means, and KL divergences; `answers` has other outputs.
 
 `mixing` is the exponent's inverse: with M teachers of weights α,
 

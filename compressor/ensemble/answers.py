@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
-from compressor.detected import BoxAnswers
-from compressor.ensemble import (
+from compressor.ensemble.objects import BoxAnswers
+from compressor.ensemble.pairs import PairAnswers
+from compressor.ensemble.probabilities import (
     check_ensemble_weights,
     ensemble_kl,
     kl_rows,
@@ -27,7 +28,6 @@ from compressor.errors import UnsupportedError
 from compressor.models.inputs import without_labels
 from compressor.models.tasks.table import task_of_model
 from compressor.models.tasks.task import IMPOSSIBLE, Task
-from compressor.paired import PairAnswers
 
 
 class Answers(Protocol):

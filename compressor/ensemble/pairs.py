@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.ensemble import kl_rows, side_by_side
+from compressor.ensemble.probabilities import kl_rows, side_by_side
 from compressor.models.tasks.task import Task
 
 

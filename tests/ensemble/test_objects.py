@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from compressor.answers import ANSWERS, distillation_loss
-from compressor.detected import object_probability
+from compressor.ensemble.answers import ANSWERS, distillation_loss
+from compressor.ensemble.objects import object_probability
 from compressor.models.tasks.boxes import EMPTY, box_overlaps
 from compressor.models.tasks.table import TASKS, find_task
 from compressor.models.tasks.task import IGNORED

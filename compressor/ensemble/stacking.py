@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressor.ensemble import mix_predictions
+from compressor.ensemble.probabilities import mix_predictions
 from compressor.recipe.fusion import MixtureName
 
 #: T of `ensemble.mix_predictions` by name; a tempered mixture is the best of several, or the middle one without labels.

@@ -1,0 +1,1 @@
+"""What several teachers answer together: how their predictions are mixed, compared, and which weights they get."""
