@@ -428,7 +428,7 @@ class TestTable:
         assert len(lines) == 2 + len(ROWS)
         assert lines[1].startswith("| :-- | --: |")
         assert len({line.count("|") for line in lines}) == 1
-        assert "| student [0.5] | 58.7 % | 0.234 | 0.690 |" in lines[-1]
+        assert "| student \\[0.5\\] | 58.7 % | 0.234 | 0.690 |" in lines[-1]
         assert "a\\|b" in to_markdown([Row("a|b", 1.0, 0.0, 1, 1, 1)])
         assert to_markdown([]) == ""
 

@@ -287,7 +287,7 @@ def test_report(capsys, student):
     code, out, err = compress(capsys, "report", student)
     assert (code, err) == (0, "")
     assert "ensemble" in out
-    assert "width: 0.5 asked" in out
+    assert "width: 0.5 (0.5 asked for" in out
     assert json.loads(compress(capsys, "report", student, "--json")[1])["version"]
     assert compress(capsys, "report", student, "--markdown")[1].startswith("| model |")
     assert compress(capsys, "report", student, "--markdown", "--json")[0] == 2

@@ -11,6 +11,9 @@ import torch
 from compressor.ensemble.answers import ANSWERS, distillation_loss, ensemble_predictions, mean_kl
 from compressor.errors import UserError
 
+#: Kinds whose answers to samples do not depend on each other, one row a sample.
+ROWS = [kind for kind in ANSWERS if kind not in ("pairs", "boxes")]
+
 
 def test_labels_are_mixed_one_by_one():
     odds = [torch.tensor([[2.0, -1.0, 0.0]]), torch.tensor([[0.0, 3.0, 1.0]])]
@@ -45,9 +48,13 @@ def test_values_are_averaged_and_compared_by_their_squared_distance():
         answers.mix(rows, [1])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ANSWERS if kind != "pairs"])
+@pytest.mark.parametrize("kind", [*ROWS, "boxes"])
 def test_a_model_is_at_no_distance_from_itself_and_one_teacher_is_its_own_mixture(kind):
-    rows = ANSWERS[kind].rows(torch.randn(6, 3))
+    logits = torch.randn(6, 3)
+    if kind == "boxes":
+        # Two places: two classes and none, and a box.
+        logits = torch.cat([torch.randn(6, 2, 3), torch.rand(6, 2, 4)], dim=-1)
+    rows = ANSWERS[kind].rows(logits)
     assert ANSWERS[kind].divergence(rows, rows).abs().max() < 1e-9
     mixed = ANSWERS[kind].mix([rows, rows], [1, 2])
     if kind == "embeddings":
@@ -56,7 +63,7 @@ def test_a_model_is_at_no_distance_from_itself_and_one_teacher_is_its_own_mixtur
     assert torch.allclose(mixed, rows, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ANSWERS if kind != "pairs"])
+@pytest.mark.parametrize("kind", ROWS)
 def test_the_loss_of_distillation_falls_to_nought_at_the_mixture(kind):
     teachers = [torch.randn(8, 3), torch.randn(8, 3)]
     student = torch.zeros(8, 3, requires_grad=True)

@@ -9,6 +9,7 @@ from compressor.fusion import fuse_models
 from compressor.fusion.build import head, logistic, pilots
 from compressor.fusion.build.logistic import FreeHead, HeadData, fit_logistic
 from compressor.fusion.calibration import batches as samples
+from compressor.fusion.calibration.processes import ALONE
 from compressor.recipe import FusionOptions
 
 PLAIN = FusionOptions(residual="principal")
@@ -106,7 +107,7 @@ def test_a_head_does_not_live_on_the_last_digits_of_its_inputs():
     wanted = (few @ plain + 0.3 * torch.cat([hidden, -hidden], dim=1)).softmax(-1)
     weight = (torch.linalg.pinv(inputs, rtol=1e-2) @ (few @ plain)).T.contiguous()
     answers, held_out = HeadData(inputs[:500], wanted[:500]), HeadData(inputs[500:], wanted[500:])
-    free = FreeHead.of(weight, torch.zeros(2), answers.inputs, answers.targets, transposed=False)
+    free = FreeHead.of(weight, torch.zeros(2), answers, ALONE, transposed=False)
     before, after, change = fit_logistic(free, answers, held_out, 1.0)
     assert after <= before
     noise = 0.01 * inputs.square().mean().sqrt() * torch.randn(inputs.shape, generator=made)
@@ -124,7 +125,9 @@ def test_heaps_of_tokens_say_what_all_together_say(bias, monkeypatch):
     found = []
     for size in (1 << 22, 90):
         monkeypatch.setattr(logistic, "CHUNK_ENTRIES", size)
-        free = FreeHead.of(weight, bias if bias is None else bias.double(), inputs, wanted, transposed=False)
+        free = FreeHead.of(
+            weight, bias if bias is None else bias.double(), HeadData(inputs, wanted), ALONE, transposed=False
+        )
         found.append(fit_logistic(free, answers, held_out, 2.0))
     (before, after, change), (_, _, again) = found
     assert after < before

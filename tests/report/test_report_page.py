@@ -186,6 +186,7 @@ def test_it_says_what_was_taken_from_each_teacher(fused):
     [("held_out", "Held-out KL", "held-out KL"), ("random_inputs", "On random inputs KL", "KL on random inputs")],
 )
 def test_it_says_which_shapes_were_tried_and_how_the_head_was_fitted(fused, where, told, short):
+    from compressor.report.choices import teacher_names, with_names
     from compressor.report.page.page import render_page
     from compressor.report.summary import describe_choices
 
@@ -201,7 +202,8 @@ def test_it_says_which_shapes_were_tried_and_how_the_head_was_fitted(fused, wher
     for said in ("3 heads of 8, x 0.123", "(chosen) 0.0456", told, "head classifier", "0.00567", "0.00789"):
         assert said in " ".join(text.split())
     lines = describe_choices(report)
-    assert f"shapes tried: 3 heads of 8, x 0.123; {best} 0.0456 ({short})" in lines
+    named = with_names(best, teacher_names(report))
+    assert f"shapes tried: 3 heads of 8, x 0.123; {named} 0.0456 ({short})" in lines
     assert any(line.startswith("head: classifier") and "0.00567, 0.00789 by" in line for line in lines)
     assert not any("{" in line for line in lines)
 
