@@ -23,7 +23,7 @@ PROCESS_BYTES = 600 << 20
 #: Square float64 matrices that a principal component analysis holds at once.
 RESIDUAL_MATRICES = 5.0
 #: The same of the choice of units: moments and their residuals; and matrices of units by the student's coordinates.
-UNIT_MATRICES, UNIT_CROSSES = 2.0, 5.0
+UNIT_MATRICES, UNIT_CROSSES = 3.0, 5.0
 #: Matrices of a ridge regression's inputs by inputs, and by outputs: sums, of training and held out, and the weight.
 RIDGE_GRAMS, RIDGE_CROSSES = 10.0, 3.5
 #: Vectors of a descent by L-BFGS in addition to those that it remembers.
