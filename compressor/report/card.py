@@ -30,12 +30,14 @@ def render_card(
     *,
     task: str = "image-classification",
     reads: str | None = None,
+    encoder: bool = False,
     example: str | None = None,
 ) -> str:
     """The README.md of a student; leaves out sections that the report lacks.
 
     Args:
         reads: "image", "audio" or "text"; default by task.
+        encoder: whether it is the encoder alone of a type that has a decoder too.
         example: a program that needs only onnxruntime.
     """
     holds = task.partition("-")[0] if task.startswith(("image-", "audio-")) else "text"
@@ -43,7 +45,7 @@ def render_card(
     sections = [
         front_matter(recipe, report, task),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
-        f"## Use\n\n{code_block('python', _snippet(task, reads or holds, recipe.trust_remote_code))}",
+        f"## Use\n\n{code_block('python', _snippet(task, reads or holds, recipe.trust_remote_code, encoder))}",
         _section("Run it with onnxruntime alone", _example(example, image, task)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _list(map(str, [*choices_of(report), *tried_shapes(report)]))),
@@ -107,7 +109,7 @@ for score, text in sorted(zip(scores, texts), reverse=True):
     print(f"{score:.3f}  {text}")"""
 
 
-def _snippet(task: str, reads: str, own_code: bool) -> str:
+def _snippet(task: str, reads: str, own_code: bool, encoder: bool) -> str:
     if TASKS[task].answers == "embeddings":
         return _SEARCH
     cls, trust = TASKS[task].auto, ", trust_remote_code=True" if own_code else ""
@@ -116,6 +118,9 @@ def _snippet(task: str, reads: str, own_code: bool) -> str:
         processor = "AutoProcessor"
     if reads == "audio" and task == "seq2seq-lm":
         cls = "AutoModelForSpeechSeq2Seq"
+    if encoder and task == "features":
+        # AutoModel would add a decoder of random weights.
+        cls = "AutoModelForTextEncoding"
     return (
         f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
         f'model = {cls}.from_pretrained("path/to/this/folder"{trust})\n'

@@ -33,3 +33,10 @@ def test_a_card_loads_what_the_task_reads(task, reads):
     names = re.search(r"from transformers import (\w+), (\w+)", card).groups()
     assert PROCESSORS[task, reads] in names and all(hasattr(transformers, each) for each in names)
     assert ("AutoModelForSpeechSeq2Seq" in names) == ((task, reads) == ("seq2seq-lm", "audio"))
+
+
+def test_an_encoder_alone_is_loaded_without_the_decoder_of_its_type():
+    card = render_card(Recipe(teachers=("a",), width=0.5), {}, task="features", reads="text", encoder=True)
+    assert "AutoModelForTextEncoding.from_pretrained" in card
+    card = render_card(Recipe(teachers=("a",), width=0.5), {}, task="features", reads="text")
+    assert "AutoModel.from_pretrained" in card

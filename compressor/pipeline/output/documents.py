@@ -36,7 +36,18 @@ def _card(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> str:
     from compressor.report.onnx_example import onnx_example
 
     example = onnx_example(folder, report["task"]) if report.get("onnx") else None
-    return render_card(recipe, report, task=report["task"], reads=report["reads"], example=example)
+    return render_card(
+        recipe, report, task=report["task"], reads=report["reads"], encoder=_is_encoder(folder), example=example
+    )
+
+
+def _is_encoder(folder: Path) -> bool:
+    """Whether the model in a folder is the encoder alone of a type that has a decoder too (T5EncoderModel)."""
+    try:
+        config = read_json(folder / "config.json", REPORT_BYTES)
+    except (OSError, ValueError, UserError):
+        return False
+    return any(name.endswith("EncoderModel") for name in config.get("architectures") or ())
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:
