@@ -3,7 +3,7 @@
 import pytest
 import torch
 from pretend_device import pretend_device
-from test_streaming import OPTIONS, bert, inputs, llama, vit
+from three_layers import OPTIONS, bert, inputs, llama, vit
 
 from compressor.fusion import fuse_models
 from compressor.fusion.build import reconstruction

@@ -7,7 +7,8 @@ import signal
 import pytest
 import torch
 from launched import together
-from test_streaming import OPTIONS, bert, fused, inputs, llama, saved, vit
+from test_streaming import fused, saved
+from three_layers import OPTIONS, bert, inputs, llama, vit
 
 from compressor.errors import UserError
 from compressor.fusion.calibration.batches import CalibrationSet

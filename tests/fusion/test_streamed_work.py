@@ -1,7 +1,7 @@
 """The predicted work of a fusion layer by layer grows as it must."""
 
 import pytest
-from test_streaming import llama
+from three_layers import llama
 
 from compressor.fusion.streamed_work import MachineRates, predict_work
 

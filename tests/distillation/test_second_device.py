@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from pretend_device import pretend_device
-from test_streaming import OPTIONS, bert, inputs, llama, vit
+from three_layers import OPTIONS, bert, inputs, llama, vit
 
 from compressor.bench import accuracy
 from compressor.data.tensor_batches import TensorBatches
