@@ -15,6 +15,7 @@ from compressor.fusion.build.logistic import remembered_steps
 from compressor.fusion.streaming import CALL_TOKENS
 from compressor.models.meta import meta_model
 from compressor.models.streamed import layers_of
+from compressor.models.tasks.table import find_task
 from compressor.utils.out_of_memory import format_bytes
 
 SINGLE_BYTES, DOUBLE_BYTES = 4, 8
@@ -93,11 +94,14 @@ class ParameterCounts:
         return cls(outside, max(inside.values(), default=0), largest)
 
 
-def predict_memory(teachers: Sequence[PretrainedConfig], student: PretrainedConfig, inner: str) -> MemoryPrediction:
-    """The memory of one fusion with calibration samples.
+def predict_memory(
+    teachers: Sequence[PretrainedConfig], student: PretrainedConfig, inner: str, samples: int
+) -> MemoryPrediction:
+    """The memory of one fusion.
 
     Args:
         inner: map of units; "importance" and "slice" compare none.
+        samples: for calibration.
     """
     sizes = [ParameterCounts.of(meta_model(config)) for config in teachers]
     made, anatomy = ParameterCounts.of(meta_model(student)), inspect_config(student)
@@ -119,16 +123,19 @@ def predict_memory(teachers: Sequence[PretrainedConfig], student: PretrainedConf
     return MemoryPrediction(
         residual=round(base + max(first, DOUBLE_BYTES * RESIDUAL_MATRICES * joint**2)),
         layer=round(base + layers + max(call, moments, transport, ridge)),
-        tail=round(base + outside + max(head, call, _descent(student, classes, width))),
+        tail=round(base + outside + max(head, call, _descent(student, classes, width, samples))),
         # Of each teacher the stream before and after the layer, and four of its inputs and sums; of the student three
         # streams and the widest input.
         per_token=SINGLE_BYTES * (6 * joint + 3 * width + units),
     )
 
 
-def _descent(student: PretrainedConfig, classes: int, width: int) -> float:
+def _descent(student: PretrainedConfig, classes: int, width: int, samples: int) -> float:
     """Bytes of the head's fit to probabilities, which heads have that are small enough (`build.head`)."""
-    tokens = min(HEAD_ENTRIES, HEAD_WORK // width) // max(classes, 1)
+    answers = samples
+    if find_task(student).by_token:
+        answers *= getattr(student, "max_position_embeddings", None) or HEAD_ENTRIES
+    tokens = min(answers, min(HEAD_ENTRIES, HEAD_WORK // width) // max(classes, 1))
     if tokens < TOKENS_PER_INPUT * width or getattr(student, "tie_word_embeddings", False):
         return 0.0
     change = SINGLE_BYTES * classes * (width + 1)

@@ -120,7 +120,8 @@ def _memory(configs: Sequence[PretrainedConfig], student: PretrainedConfig, toke
     samples as a run calibrates by, of so many tokens, the tokens used, bytes of hidden states, and seconds.
     """
     least = _FLOAT32 * (2 * sum(map(count_parameters, configs)) + count_parameters(student))
-    predicted, work = predict_memory(configs, student, FIXED["inner"]), predict_work(configs, student, FIXED["inner"])
+    predicted = predict_memory(configs, student, FIXED["inner"], CalibrationOptions().samples)
+    work = predict_work(configs, student, FIXED["inner"])
     streamed = {**asdict(predicted), "fixed": predicted.fixed, "student": work.student_bytes}
     if tokens is not None:
         given = tokens * CalibrationOptions().samples

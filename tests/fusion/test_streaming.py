@@ -139,8 +139,18 @@ def test_what_needs_whole_models_is_refused(tmp_path, options):
         fused(folders, open_model, inputs(llama), OPTIONS.model_copy(update=options))
 
 
+@pytest.mark.parametrize("make", [vit, bert])
+def test_a_classifiers_head_holds_one_row_a_sample(make):
+    config = make(1).config
+    few, many = (predict_memory([config] * 2, config, "select", samples).tail for samples in (1, 1024))
+    # Inputs and probabilities of the samples, and a descent's vectors of a head 32 wide.
+    assert few <= many < few + 1e6
+
+
 def test_memory_is_predicted_from_configs_and_does_not_grow_with_depth():
-    few, many = (predict_memory([llama(1, layers).config] * 2, llama(2, layers).config, "select") for layers in (2, 9))
+    few, many = (
+        predict_memory([llama(1, layers).config] * 2, llama(2, layers).config, "select", 64) for layers in (2, 9)
+    )
     assert few == many
     assert few.budget(few.fixed + 2 * LEAST_STORE_BYTES) == 2 * LEAST_STORE_BYTES
     with pytest.raises(UserError, match="give --max-memory"):

@@ -20,7 +20,8 @@ from compressor.utils.tensor_store import TensorStore
 def memory_of(recipe: Recipe, configs: Sequence[PretrainedConfig]) -> MemoryPrediction:
     """The memory of a recipe's fusion, layer by layer."""
     targets, _ = plan_target(configs, recipe.width, recipe.depth, recipe.fusion.narrowing, recipe.fusion.ratios)
-    return predict_memory(configs, targets[0].config, fixed_options(recipe.fusion)[0].inner)
+    inner = fixed_options(recipe.fusion)[0].inner
+    return predict_memory(configs, targets[0].config, inner, recipe.calibration.samples)
 
 
 def check_streamed(recipe: Recipe, configs: Sequence[PretrainedConfig]) -> None:
