@@ -112,7 +112,7 @@ def train_student(
     distributed.init(device)
     prepare_checkpoints(work_dir, _run_identity(student, weights, mixing, train, options, seed), resume)
     ensemble, targets = _active_teachers(_matched(teachers, student, train), weights, options, targets)
-    with on_device([teacher for teacher, _ in ensemble], distributed.device_of(device)), raised(student):
+    with on_device([teacher for teacher, _ in ensemble], device), raised(student):
         start = time.perf_counter()
         objective = Objective(student, ensemble, options, targets, mixing)
         train = _with_cached_logits(objective, train, cache_progress)

@@ -12,10 +12,11 @@ class Recorder(nn.Linear):
 
     def __init__(self):
         super().__init__(1, 1)
-        self.moves = []
+        self.moves, self.places = [], []
 
     def to(self, device):
-        self.moves.append(torch.device(device).type)
+        self.places.append(torch.device(device))
+        self.moves.append(self.places[-1].type)
         return self
 
 
@@ -31,3 +32,12 @@ def test_models_return_after_an_error():
     with pytest.raises(KeyboardInterrupt), on_device([model], torch.device("cuda")):
         raise KeyboardInterrupt
     assert model.moves == ["cuda", "cpu"]
+
+
+def test_launched_processes_take_a_gpu_each(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    model = Recorder()
+    with on_device([model], "cuda"):
+        assert str(model.places[0]) == "cuda:1"
+    assert str(model.places[1]) == "cpu"
