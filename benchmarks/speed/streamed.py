@@ -107,7 +107,7 @@ def measure(given: argparse.Namespace, layers: int) -> dict[str, Any]:
             make_teacher(folder, config, seed)
     compress = [sys.executable, "-m", "compressor"]
     names = [str(folder) for folder in teachers]
-    planned = subprocess.run([*compress, "plan", *names, "--json", "-q"], capture_output=True, text=True, check=True)
+    planned = subprocess.run([*compress, "plan", *names, "--json"], capture_output=True, text=True, check=True)
     streamed = json.loads(planned.stdout)["memory"]["streamed"]
     output = given.work / f"student-{layers}"
     command = [
