@@ -63,3 +63,16 @@ def test_outputs_are_solved_in_blocks(monkeypatch):
     blocks = fit()
     assert blocks.ridge == whole.ridge and blocks.error == pytest.approx(whole.error, rel=1e-9)
     torch.testing.assert_close(blocks.weight, whole.weight, rtol=1e-9, atol=1e-12)
+
+
+def test_sums_of_wide_rows_are_those_of_whole_products():
+    """Wider than one block, and no multiple of it."""
+    torch.manual_seed(0)
+    inputs, outputs = torch.randn(50, 900), torch.randn(50, 30)
+    total = Regression(900, 30)
+    for _ in range(2):
+        total.add(inputs, outputs)
+    assert torch.equal(total.gram, total.gram.T)
+    for found, rows in ((total.gram, inputs), (total.cross, outputs)):
+        expected = 2 * inputs.double().T @ rows.double()
+        assert (found - expected).norm() < 1e-6 * expected.norm()

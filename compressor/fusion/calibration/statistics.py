@@ -9,8 +9,9 @@ from torch import Tensor
 
 from compressor.fusion.calibration.processes import Processes
 
-#: Columns of one block of `self_product`.
-GRAM_BLOCK = 384
+#: Columns of one block of a product: the memory of larger ones would be new for every batch, which takes longer than
+#: the sums.
+BLOCK = 384
 
 
 class Gram:
@@ -31,7 +32,7 @@ class Gram:
     def add(self, rows: Tensor) -> None:
         """Add rows [T, n]."""
         self.dtype = rows.dtype
-        self.gram += self_product(rows).cpu()
+        _add_self_product(self.gram, rows)
         self.total += rows.sum(0).cpu()
         self.count += rows.shape[0]
 
@@ -70,8 +71,9 @@ class Regression:
         """Add pairs of rows [T, n] and [T, m]."""
         if self.origin is not None:
             inputs, outputs = inputs - self.origin[0].to(inputs), outputs - self.origin[1].to(outputs)
-        self.gram += self_product(inputs).cpu()
-        self.cross += (inputs.T @ outputs).cpu()
+        _add_self_product(self.gram, inputs)
+        for start in range(0, inputs.shape[1], BLOCK):
+            self.cross[start : start + BLOCK] += (inputs[:, start : start + BLOCK].T @ outputs).cpu()
         self.inputs += inputs.sum(0).cpu()
         self.outputs += outputs.sum(0).cpu()
         self.energy += float(outputs.square().sum(0).cpu().double().sum())
@@ -85,17 +87,19 @@ class Regression:
 
 
 def self_product(values: Tensor) -> Tensor:
-    """xᵀx of rows [T, n]; large ones from one triangle."""
-    size = values.shape[1]
-    if size <= GRAM_BLOCK:
-        return values.T @ values
-    product = torch.empty(size, size, dtype=values.dtype, device=values.device)
-    for start in range(0, size, GRAM_BLOCK):
-        stop = min(start + GRAM_BLOCK, size)
-        block = values[:, start:stop].T @ values[:, start:]
-        product[start:stop, start:] = block
-        product[stop:, start:stop] = block[:, stop - start :].T
+    """xᵀx of rows [T, n], float64 on the CPU."""
+    product = torch.zeros(values.shape[1], values.shape[1], dtype=torch.float64)
+    _add_self_product(product, values)
     return product
+
+
+def _add_self_product(total: Tensor, values: Tensor) -> None:
+    """Add xᵀx of rows [T, n] to float64 sums, from one triangle."""
+    for start in range(0, values.shape[1], BLOCK):
+        stop = start + BLOCK
+        block = (values[:, start:stop].T @ values[:, start:]).cpu()
+        total[start:stop, start:] += block
+        total[stop:, start:stop] += block[:, stop - start :].T
 
 
 def token_rows(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -131,8 +131,7 @@ class TeacherActivations:
 
     def _mean_product(self, values: Tensor, others: Tensor | None = None) -> Tensor:
         """E[xᵀy] of rows [T, n] and [T, m] of all processes, float64."""
-        product = self_product(values) if others is None else values.T @ others
-        total = product.cpu().double()
+        total = self_product(values) if others is None else (values.T @ others).cpu().double()
         self.processes.add_up(total)
         return total.div_(self.processes.total(len(values)))
 
