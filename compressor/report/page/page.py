@@ -1,13 +1,16 @@
-"""The page of a report: sections of elements, for `templates/page.html.j2`."""
+"""The page of a report: `templates/page.html.j2`, which shows each section by the template of its name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+from jinja2 import UndefinedError
 
 from compressor.report.choices import teacher_names
 from compressor.report.describe import Report
-from compressor.report.page import changes, couplings, fits, reproduction, results, sources
-from compressor.report.page.elements import Element
+from compressor.report.outcome import BACKEND_NAMES, Outcome
+from compressor.report.page import changes, couplings, fits, reproduction, results
 from compressor.report.templates import render_template
 
 
@@ -17,35 +20,37 @@ def render_page(report: Report) -> str:
     Raises:
         KeyError: it is not the report of a whole run.
     """
-    return render_template(
-        "compressor.report.page", "page.html.j2",
-        title=_title(report),
-        verdict=results.verdict(report),
-        figures=results.headline_figures(report),
-        notices=[*(report.get("warnings") or []), *(report.get("notes") or [])],
-        sections=[section for section in _sections(report) if section[2]],
-    )  # fmt: skip
+    try:
+        return render_template(
+            "compressor.report.page", "page.html.j2",
+            report=report,
+            title=_title(report),
+            verdict=results.verdict(report),
+            outcome=Outcome.from_report(report),
+            backends=BACKEND_NAMES,
+            names=teacher_names(report),
+            sections=[section for section in _sections(report) if section[2]],
+        )  # fmt: skip
+    except UndefinedError as error:
+        raise KeyError(str(error)) from error
 
 
-def _sections(report: Report) -> list[tuple[str, str, list[Element]]]:
-    """Anchor, heading and elements of each section."""
-    names = teacher_names(report)
-    fused = report.get("fusion") is not None
-    return [
-        ("results", "Results", results.results_section(report)),
-        ("curve", "Other widths", results.curve_section(report)),
-        ("differences", "What changed", changes.changes_section(report)),
-        ("finetune", "Finetune", results.finetune_section(report)),
-        ("formats", "Export formats", results.formats_section(report)),
-        ("sources", "Which teacher gave what", sources.sources_section(report, names) if fused else []),
-        ("choices", "Choices and their reasons", fits.choices_section(report, names) if fused else []),
-        ("couplings", "Couplings", couplings.couplings_section(report, names) if fused else []),
-        ("refit", "Layer-wise refit", fits.refit_section(report) if fused else []),
-        ("recipe", "Reproduce", reproduction.recipe_section(report)),
-        ("environment", "Weights and environment", reproduction.environment_section(report)),
-        ("checks", "Checks", reproduction.checks_section(report)),
-        ("seconds", "Time and memory", reproduction.seconds_section(report)),
-    ]
+def _sections(report: Report) -> Iterator[tuple[str, str, Report]]:
+    """Anchor, heading, and what the section shows in addition to the report; nothing if the report lacks it."""
+    yield "results", "Results", results.results_section(report)
+    yield "curve", "Other widths", results.curve_section(report)
+    yield "differences", "What changed", changes.changes_section(report)
+    yield "finetune", "Finetune", results.finetune_section(report)
+    yield "formats", "Export formats", results.formats_section(report)
+    if report.get("fusion") is not None:
+        yield "sources", "Which teacher gave what", couplings.sources_section(report)
+        yield "choices", "Choices and their reasons", fits.choices_section(report)
+        yield "couplings", "Couplings", couplings.couplings_section(report)
+        yield "refit", "Layer-wise refit", fits.refit_section(report)
+    yield "recipe", "Reproduce", reproduction.recipe_section(report)
+    yield "environment", "Weights and environment", reproduction.environment_section(report)
+    yield "checks", "Checks", reproduction.checks_section(report)
+    yield "seconds", "Time and memory", report["seconds"]
 
 
 def _title(report: Report) -> str:

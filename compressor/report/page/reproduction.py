@@ -10,45 +10,31 @@ import yaml
 from compressor.recipe import Recipe
 from compressor.report.choices import teacher_names
 from compressor.report.describe import Report
-from compressor.report.page.elements import Bars, Element, Group, PageTable, Text
-
-_AGAIN = (
-    "The folder holds this recipe as recipe.yaml; on the same machine and versions it gives the same weights, bit for "
-    "bit."
-)
 
 
-def recipe_section(report: Report) -> list[Element]:
+def recipe_section(report: Report) -> Report:
     """The recipe, whole and without defaults."""
     defaults = Recipe(teachers=("any",)).model_dump(mode="json")
-    return [
-        _AGAIN,
-        Text("compress run recipe.yaml --output again", "code"),
-        "Options that differ from the defaults:",
-        Text(_yaml(_changed(report["recipe"], defaults)), "code"),
-        Group("details", [Text(_yaml(report["recipe"]), "code")], "all options"),
-    ]
+    return {"changed": _yaml(_changed(report["recipe"], defaults)), "all": _yaml(report["recipe"])}
 
 
-def environment_section(report: Report) -> list[Element]:
+def environment_section(report: Report) -> Report:
     """Weight hashes, versions, machine."""
-    models = [*report["teachers"], *([given] if (given := report["student"].get("given")) else [])]
-    models.append({"name": "the student", **report["student"]})
-    names = teacher_names(report)
-    hashes = [(names.get(model["name"], model["name"]), model["fingerprint"][:16]) for model in models]
-    versions = [
-        ("compressor", report["version"]),
-        *((name.replace("_", " "), str(value)) for name, value in report["environment"].items() if value),
-        ("seed", str(report["recipe"]["seed"])),
-        ("device", report["recipe"]["device"]),
-    ]
-    weights: Element = [Text("Weights", "heading"), PageTable(("model", "sha256 (begins)"), hashes, words=True)]
-    machine: Element = [Text("Machine and versions", "heading"), PageTable(("name", "value"), versions, words=True)]
-    return [Group("columns", [weights, machine])]
+    names, given = teacher_names(report), report["student"].get("given")
+    models = [*report["teachers"], *([given] if given else []), {"name": "the student", **report["student"]}]
+    return {
+        "weights": [(names.get(model["name"], model["name"]), model["fingerprint"][:16]) for model in models],
+        "versions": [
+            ("compressor", report["version"]),
+            *((name.replace("_", " "), value) for name, value in report["environment"].items() if value),
+            ("seed", report["recipe"]["seed"]),
+            ("device", report["recipe"]["device"]),
+        ],
+    }
 
 
-def checks_section(report: Report) -> list[Element]:
-    """Errors and tolerances."""
+def checks_section(report: Report) -> Report:
+    """Errors and tolerances; nothing if nothing was checked."""
     names, certificates = teacher_names(report), (report.get("fusion") or {}).get("certificate") or {}
     rows = [
         (f"anatomy of {names.get(name, name)}: permuting every space changes its logits by", f"{error:.1e}", "1e-05")
@@ -58,15 +44,7 @@ def checks_section(report: Report) -> list[Element]:
     for name, file in onnx["files"].items():
         difference = f"{file['largest_relative_difference']:.1e}"
         rows.append((f"{name}: relative difference from torch", difference, f"{onnx['tolerance']:.0e}"))
-    return [PageTable(("check", "measured", "allowed"), rows, words=True)] if rows else []
-
-
-def seconds_section(report: Report) -> list[Element]:
-    """Time per stage, peak memory."""
-    total = report["seconds"]["total"]
-    stages = {stage: value for stage, value in report["seconds"].items() if stage != "total"}
-    bars = [(stage, f"{value:.1f} s", value / total, False) for stage, value in stages.items()]
-    return [f"{total:.0f} s in all; peak memory {report['peak_memory_bytes'] / 1e9:.2f} GB.", Bars(bars)]
+    return {"rows": rows} if rows else {}
 
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from compressor.bench.metrics import METRICS, Metric, main_metric
 from compressor.bench.rows import from_json, table_columns
@@ -17,26 +17,19 @@ from compressor.report.describe import (
     describe_timing,
 )
 from compressor.report.outcome import BACKEND_NAMES, Outcome
-from compressor.report.page.charts import Chart, ChartPoint, Line, line_chart, row_colour, scatter_chart
-from compressor.report.page.elements import Element, Group, PageTable, Text
+from compressor.report.page.charts import Chart, Series, make_chart, row_colour
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 
 #: Points of the finetune's smoothed line; with fewer steps every step is shown.
 _SMOOTHED_POINTS = 20
 
 
-def sentence(text: str) -> str:
-    """A text as a sentence."""
-    return f"{text[:1].upper()}{text[1:]}."
-
-
 def verdict(report: Report) -> str:
     """The outcome in one sentence: score, size and speed against the best teacher."""
     outcome = Outcome.from_report(report)
     size = f"with {100 * outcome.share('parameters'):.0f} % of a teacher’s parameters"
-    size += "".join(
-        f" and {ratio:.1f} times its speed in {BACKEND_NAMES[name]}" for name, ratio in outcome.speeds.items()
-    )
+    for backend, ratio in outcome.speeds.items():
+        size += f" and {ratio:.1f} times its speed in {BACKEND_NAMES[backend]}"
     if (metric := outcome.metric) is None:
         return f"The student does the teachers’ job {size}; how well was not measured."
     mine, best = outcome.student[metric.name], outcome.best[metric.name]
@@ -51,86 +44,65 @@ def verdict(report: Report) -> str:
     return f"The student {level} {outcome.best_name} ({figures}), {size}."
 
 
-def headline_figures(report: Report) -> list[tuple[str, str]]:
-    """(value, label): size, score, speed."""
-    outcome = Outcome.from_report(report)
-    figures = [
-        (
-            f"{100 * outcome.share('parameters'):.0f} %",
-            f"of a teacher’s {outcome.largest['parameters'] / 1e6:.3g} M parameters",
-        ),
-        (f"{100 * outcome.share('macs'):.0f} %", "of its multiply–accumulates"),
-    ]
-    if (metric := outcome.metric) is not None:
-        label = f"{metric.title}; {outcome.best_name} has {metric.format(outcome.best[metric.name])}"
-        figures.append((metric.format(outcome.student[metric.name]), label))
-    speeds = outcome.speeds.items()
-    return figures + [(f"{ratio:.1f}×", f"as fast as a teacher in {BACKEND_NAMES[name]}") for name, ratio in speeds]
+def results_section(report: Report) -> Report:
+    """The table with notes, and scores over latency and size."""
+    rows, metric = report["table"], main_metric(*report["table"])
+    cells = table_columns(from_json(rows))
+    measured, latency = describe_evaluation(report), report.get("latency")
+    return {
+        "titles": list(cells),
+        "rows": list(zip(*cells.values(), strict=True)),
+        "notes": [
+            *measured,
+            *(["KL is to the ensemble’s predictions, in nats"] if measured else []),
+            *describe_macs(report),
+            *([describe_timing(latency)] if latency else []),
+        ],
+        "charts": [chart for chart in _cost_charts(report, metric) if chart] if metric else [],
+        "metric": metric,
+        "errors": metric and any(row.get(f"{metric.name}_error") for row in rows),
+    }
 
 
-def results_section(report: Report) -> list[Element]:
-    """The table, and scores over latency and size."""
-    cells = table_columns(from_json(report["table"]))
-    table = PageTable(list(cells), list(zip(*cells.values(), strict=True)), mark_last=True)
-    notes = [*describe_evaluation(report), *describe_macs(report)]
-    if report.get("evaluation"):
-        notes.insert(1, "KL is to the ensemble’s predictions, in nats")
-    if report.get("latency"):
-        notes.append(describe_timing(report["latency"]))
-    elements: list[Element] = [table, Text(" ".join(map(sentence, notes)))]
-    metric = main_metric(*report["table"])
-    if metric and (charts := list(_cost_charts(report, metric))):
-        note = f"Left and {'down' if metric.lower else 'up'} is better."
-        if any(row.get(f"{metric.name}_error") for row in report["table"]):
-            note += " Bars are one standard error to both sides."
-        elements += [Group("columns", charts), Text(note)]
-    return elements
-
-
-def curve_section(report: Report) -> list[Element]:
+def curve_section(report: Report) -> Report:
     """Scores of pilots of several widths, if they were asked for."""
     if not (curve := report.get("curve")):
-        return []
+        return {}
     metric = curve_metric(curve)
     points = [
-        ChartPoint(row["name"], row["parameters"] / 1e6, row[metric], 0.0, "--accent" if row["width"] else "--calm")
+        Series(row["name"], "--accent" if row["width"] else "--calm", [(row["parameters"] / 1e6, row[metric])])
         for row in curve["rows"]
         if row["name"] != "ensemble" and row[metric] is not None
     ]
     title = {"kl": "KL to the ensemble, in nats"}.get(metric, metric)
-    charts = scatter_chart(points, "M parameters", title, percent=metric in METRICS and METRICS[metric].percent)
-    return [Group("columns", [*charts, [sentence(describe_curve(curve))]])]
+    percent = metric in METRICS and METRICS[metric].percent
+    chart = make_chart(points, "M parameters", title, of_costs=True, percent=percent)
+    return {"chart": chart, "text": describe_curve(curve)}
 
 
-def finetune_section(report: Report) -> list[Element]:
-    """The finetune's settings and loss."""
+def finetune_section(report: Report) -> Report:
+    """The finetune's losses, and notes on it."""
     finetune = report.get("finetune")
     if not finetune or not finetune["loss"]:
-        return []
-    curve = [(float(step), float(loss)) for step, loss in finetune["loss"]]
-    options = report["recipe"]["finetune"]
-    losses = {"the distillation from the ensemble": "distil_weight", "the cross-entropy with labels": "label_weight"}
-    text = (
-        f"{finetune['steps']} steps of {options['batch_size']} samples in {finetune['seconds']:.0f} s, peak learning "
-        f"rate {finetune['learning_rate']:g}{describe_temperature(finetune)}; the loss is "
-        f"{' and '.join(name for name, weight in losses.items() if options[weight])}, "
-        f"{curve[0][1]:.4g} at the first step and {curve[-1][1]:.4g} at the last."
-    )
-    chart = line_chart(_loss_lines(finetune, curve), "step", "loss", text)
-    return [Group("columns", [*chart, [text, *map(sentence, describe_finetune(finetune))]])]
+        return {}
+    return {
+        "chart": make_chart(_loss_lines(finetune), "step", "loss"),
+        "temperature": describe_temperature(finetune),
+        "notes": describe_finetune(finetune),
+    }
 
 
-def formats_section(report: Report) -> list[Element]:
+def formats_section(report: Report) -> Report:
     """Export formats, unless only float32 ONNX."""
     formats = report.get("formats") or {}
     if not set(formats) - {"onnx"}:
-        return []
+        return {}
     # File names would push the numbers off a phone's screen.
     rows = [(name, *cells) for name, _, *cells in format_rows(formats)]
-    return [PageTable([title for title in FORMAT_TITLES if title != "files"], rows), Text(FORMAT_NOTES)]
+    return {"titles": [title for title in FORMAT_TITLES if title != "files"], "rows": rows, "note": FORMAT_NOTES}
 
 
-def _cost_charts(report: Report, metric: Metric) -> Iterator[Chart]:
+def _cost_charts(report: Report, metric: Metric) -> Iterator[Chart | None]:
     """Scores over latency (without it, over multiply–accumulates) and over the size of the files."""
     rows = report["table"]
     costs = [("macs", 1e-9, "GMACs per sample (one is two GFLOPs)"), ("bytes", 1e-6, "MB of weights")]
@@ -140,15 +112,14 @@ def _cost_charts(report: Report, metric: Metric) -> Iterator[Chart]:
     for cost, unit, title in costs:
         points = []
         for index, row in enumerate(rows):
-            error = row.get(f"{metric.name}_error") or 0.0
-            points.append(
-                ChartPoint(row["name"], unit * row[cost], row[metric.name], error, *row_colour(report, index))
-            )
+            colour, ring = row_colour(report, index)
+            place, error = (unit * row[cost], row[metric.name]), row.get(f"{metric.name}_error") or 0.0
+            points.append(Series(row["name"], colour, [place], ring=ring, error=error))
         points += _format_points(report, metric.name, cost)
-        yield from scatter_chart(points, title, metric.label, percent=metric.percent)
+        yield make_chart(points, title, metric.label, of_costs=True, percent=metric.percent)
 
 
-def _format_points(report: Report, metric: str, cost: str) -> Iterator[ChartPoint]:
+def _format_points(report: Report, metric: str, cost: str) -> Iterator[Series]:
     """The student's files: inexact ones with scores of their own, exact ones with the student's."""
     student = report["table"][-1]
     timed = (report.get("latency") or {}).get("models", {})
@@ -157,15 +128,16 @@ def _format_points(report: Report, metric: str, cost: str) -> Iterator[ChartPoin
         in_ort = timed.get(f"{student['name']} ({name})", {}).get("onnxruntime") or {}
         costs = {"bytes": exported["bytes"] / 1e6, "ort_p50_ms": in_ort.get("p50_ms")}
         if score is not None and costs.get(cost):
-            yield ChartPoint(name, costs[cost], score, 0.0, "--accent", True)
+            yield Series(name, "--accent", [(costs[cost], score)], ring=True)
 
 
-def _loss_lines(finetune: Report, curve: Sequence[tuple[float, float]]) -> list[Line]:
-    lines = [Line("each step", curve, dots=True)]
+def _loss_lines(finetune: Report) -> list[Series]:
+    curve = finetune["loss"]
+    lines = [Series("each step", "--accent", curve, dots=True)]
     if (window := math.ceil(len(curve) / _SMOOTHED_POINTS)) > 1:
         parts = [curve[start : start + window] for start in range(0, len(curve), window)]
-        means = [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
-        lines = [Line("each step", curve, "--calm", faint=True), Line(f"mean of {window} steps", means)]
-    if validation := [(float(step), float(loss)) for step, loss in finetune.get("judged") or []]:
-        lines.append(Line(f"{finetune['validation_samples']} held-out samples", validation, "--warm", dots=True))
+        means = [tuple(sum(column) / len(part) for column in zip(*part, strict=True)) for part in parts]
+        lines = [Series("each step", "--calm", curve, faint=True), Series(f"mean of {window} steps", "--accent", means)]
+    if validation := finetune.get("judged"):
+        lines.append(Series(f"{finetune['validation_samples']} held-out samples", "--warm", validation, dots=True))
     return lines
