@@ -19,26 +19,25 @@ _KINDS = {
 }
 
 
-def changes_section(report: Report) -> Report:
-    """Charts and tables by group, and agreement; nothing if they were not measured."""
-    if not (differences := report.get("differences")):
-        return {}
-    name, models, groups = differences["metric"], differences["models"], differences["groups"]
-    metric = METRICS.get(name) or Metric(name, name, format_accuracy, percent=True)
-    agreement = zip(models, differences["agreement"], strict=True)
-    return {
-        "agreement": [f"{name} {100 * share:.1f} %" for name, share in agreement if name != "ensemble"],
-        "charts": [chart for group in groups if (chart := _chart(report, group, metric))],
-        "tables": [
-            (group["by"], [(row["name"], row["count"], *map(metric.format, row["scores"])) for row in group["rows"]])
-            for group in groups
-        ],
-    }
+def metric_of(differences: Report) -> Metric:
+    """What the scores of groups are; without labels, the share of answers that are also the ensemble's."""
+    name = differences["metric"]
+    return METRICS.get(name) or Metric(name, name, format_accuracy, percent=True)
 
 
-def _chart(report: Report, group: Report, metric: Metric) -> Report:
+def group_rows(differences: Report, group: Report) -> list[tuple[str, ...]]:
+    """Rows of the table of all groups."""
+    score = metric_of(differences).format
+    return [(row["name"], row["count"], *map(score, row["scores"])) for row in group["rows"]]
+
+
+def group_chart(report: Report, group: Report) -> Report:
     """A row per group; of many, the worst and the best; nothing without scores."""
-    models, teachers = report["differences"]["models"], len(report["recipe"]["teachers"])
+    metric, models, teachers = (
+        metric_of(report["differences"]),
+        report["differences"]["models"],
+        len(report["recipe"]["teachers"]),
+    )
     student, reference = len(models) - 1, teachers if teachers > 1 and models[teachers] == "ensemble" else 0
     caption = f"By {_KINDS[group['by']]}: {metric.label}"
     rows = [row for row in group["rows"] if None not in row["scores"]]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, cycle
 from typing import NamedTuple
 
 from compressor.report.describe import Report
@@ -18,8 +18,6 @@ _LEFT, _TOP, _RIGHT, _BOTTOM, _RIGHT_WITHOUT_NAMES = 44.0, 26.0, 244.0, 210.0, 3
 _LINE, _SIZE, _LETTERS = 13.0, 11.0, 15
 #: Colours of lines, as variables of the style sheet.
 COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink", "--fifth", "--sixth")
-#: Of teachers; the result is drawn in --accent, other students in --warm.
-TEACHER_COLOURS = ("--third", "--fourth", "--fifth", "--sixth", "--calm")
 
 
 @dataclass(frozen=True)
@@ -153,11 +151,16 @@ def make_chart(
     return Chart(x, AxisScale.over(y_title, ends, margin=0.1, percent=percent), series, of_costs)
 
 
+def teacher_colours(teachers: Iterable[str]) -> dict[str, str]:
+    """{teacher: colour}."""
+    return dict(zip(teachers, cycle(("--third", "--fourth", "--fifth", "--sixth", "--calm")), strict=False))
+
+
 def row_colour(report: Report, index: int) -> tuple[str, bool]:
     """Colour of a row of the table, and whether it is drawn as a ring: teachers, ensemble, students, result."""
-    rows, teachers = report["table"], len(report["recipe"]["teachers"])
+    rows, teachers = report["table"], report["recipe"]["teachers"]
     if index == len(rows) - 1:
         return "--accent", False
-    if index < teachers:
-        return TEACHER_COLOURS[index % len(TEACHER_COLOURS)], False
+    if index < len(teachers):
+        return teacher_colours(teachers)[teachers[index]], False
     return ("--ink", True) if rows[index]["name"] == "ensemble" else ("--warm", False)

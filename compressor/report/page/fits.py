@@ -6,38 +6,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 
-from compressor.report.choices import choices_of, teacher_names, with_names
+from compressor.report.choices import with_names
 from compressor.report.describe import Report, format_measure, measure_of
 from compressor.report.page.charts import COLOURS, Chart, Series, make_chart
 
 
-def choices_section(report: Report) -> Report:
-    """Choices and reasons; candidates and shapes of attention as bars."""
-    fusion, choices, names = report["fusion"], report["fusion"]["choices"], teacher_names(report)
-    shapes, residual, attention = choices.get("shapes"), str(choices["residual"]), str(choices.get("attention"))
-    return {
-        "candidates": _candidates(fusion.get("candidates"), residual, names),
-        "shapes": _candidates(shapes, f"{attention}, {residual}", names),
-        "frontier": _frontier(shapes, attention) if shapes else None,
-        "facts": choices_of(report),
-    }
-
-
-def refit_section(report: Report) -> Report:
-    """Ridge-regression errors by module and layer."""
-    if not (fits := report["fusion"].get("fits")):
-        return {}
-    rows = [
+def refit_rows(fits: Sequence[Report]) -> list[tuple[str, ...]]:
+    """Module, error, ridge, and what the fit shrinks towards."""
+    return [
         (fit["module"], f"{fit['error']:.2e}", f"{fit['ridge']:.1e}", "transported weight" if fit["prior"] else "zero")
         for fit in fits
     ]
-    return {"rows": rows, "charts": list(_error_charts(fits))}
 
 
-def _candidates(candidates: Sequence[Report] | None, chosen: str, names: Mapping[str, str]) -> Report:
-    """Rows of bars and a caption; nothing without candidates."""
-    if not candidates:
-        return {}
+def candidate_bars(candidates: Sequence[Report], chosen: str, names: Mapping[str, str]) -> Report:
+    """Rows of bars and a caption."""
     measure = measure_of(candidates)
     largest = max((entry[measure] for entry in candidates if entry[measure] is not None), default=1.0) or 1.0
     caption = "On random inputs" if measure.startswith("random_inputs") else "Held-out"
@@ -55,7 +38,7 @@ def _candidates(candidates: Sequence[Report] | None, chosen: str, names: Mapping
     return {"rows": rows, "caption": caption}
 
 
-def _frontier(shapes: Sequence[Report], chosen: str) -> Chart | None:
+def shape_chart(shapes: Sequence[Report], chosen: str) -> Chart | None:
     """Shapes, each with its best maps, by their time and error; nothing for one shape, or times that are not known."""
     measure, best = measure_of(shapes), dict[str, Report]()
     for entry in shapes:
@@ -73,7 +56,7 @@ def _frontier(shapes: Sequence[Report], chosen: str) -> Chart | None:
     return make_chart(points, times, title, of_costs=True) if len(points) > 1 else None
 
 
-def _error_charts(fits: Sequence[Report]) -> Iterator[tuple[str, Chart | None]]:
+def refit_charts(fits: Sequence[Report]) -> Iterator[tuple[str, Chart | None]]:
     """Stacks, and the errors of their modules by layer; joint fits once."""
     stacks: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for fit in fits:

@@ -1,16 +1,20 @@
-"""The page of a report: `templates/page.html.j2`, which shows each section by the template of its name."""
+"""The page of a report: `templates/page.html.j2` has the list of sections, each of which is a template of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from jinja2 import UndefinedError
 
-from compressor.report.choices import teacher_names
+from compressor.bench.metrics import main_metric
+from compressor.report import describe
+from compressor.report.choices import choices_of, teacher_names
+from compressor.report.curve import describe_curve
 from compressor.report.describe import Report
-from compressor.report.outcome import BACKEND_NAMES, Outcome
+from compressor.report.outcome import Outcome
 from compressor.report.page import changes, couplings, fits, reproduction, results
+from compressor.report.page.charts import teacher_colours
+from compressor.report.tables import FORMAT_NOTES
 from compressor.report.templates import render_template
 
 
@@ -25,32 +29,17 @@ def render_page(report: Report) -> str:
             "compressor.report.page", "page.html.j2",
             report=report,
             title=_title(report),
-            verdict=results.verdict(report),
             outcome=Outcome.from_report(report),
-            backends=BACKEND_NAMES,
+            metric=main_metric(*report["table"]),
             names=teacher_names(report),
-            sections=[section for section in _sections(report) if section[2]],
+            # What the templates of sections call.
+            changes=changes, choices_of=choices_of, couplings=couplings, describe=describe, describe_curve=describe_curve,
+            fits=fits, format_notes=FORMAT_NOTES, reproduction=reproduction, results=results,
+            teacher_colours=teacher_colours,
         )  # fmt: skip
     except UndefinedError as error:
-        raise KeyError(str(error)) from error
-
-
-def _sections(report: Report) -> Iterator[tuple[str, str, Report]]:
-    """Anchor, heading, and what the section shows in addition to the report; nothing if the report lacks it."""
-    yield "results", "Results", results.results_section(report)
-    yield "curve", "Other widths", results.curve_section(report)
-    yield "differences", "What changed", changes.changes_section(report)
-    yield "finetune", "Finetune", results.finetune_section(report)
-    yield "formats", "Export formats", results.formats_section(report)
-    if report.get("fusion") is not None:
-        yield "sources", "Which teacher gave what", couplings.sources_section(report)
-        yield "choices", "Choices and their reasons", fits.choices_section(report)
-        yield "couplings", "Couplings", couplings.couplings_section(report)
-        yield "refit", "Layer-wise refit", fits.refit_section(report)
-    yield "recipe", "Reproduce", reproduction.recipe_section(report)
-    yield "environment", "Weights and environment", reproduction.environment_section(report)
-    yield "checks", "Checks", reproduction.checks_section(report)
-    yield "seconds", "Time and memory", report["seconds"]
+        # Such as "'dict object' has no attribute 'seconds'".
+        raise KeyError(str(error).split("'")[-2]) from None
 
 
 def _title(report: Report) -> str:

@@ -12,29 +12,32 @@ from compressor.report.choices import teacher_names
 from compressor.report.describe import Report
 
 
-def recipe_section(report: Report) -> Report:
-    """The recipe, whole and without defaults."""
-    defaults = Recipe(teachers=("any",)).model_dump(mode="json")
-    return {"changed": _yaml(_changed(report["recipe"], defaults)), "all": _yaml(report["recipe"])}
+def changed_options(recipe: Report) -> str:
+    """Options that differ from the defaults, as YAML."""
+    return to_yaml(_changed(recipe, Recipe(teachers=("any",)).model_dump(mode="json")))
 
 
-def environment_section(report: Report) -> Report:
-    """Weight hashes, versions, machine."""
+def to_yaml(recipe: Report) -> str:
+    """A recipe as YAML."""
+    return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True).rstrip()
+
+
+def weight_rows(report: Report) -> list[tuple[str, str]]:
+    """Models and hashes of their weights."""
     names, given = teacher_names(report), report["student"].get("given")
     models = [*report["teachers"], *([given] if given else []), {"name": "the student", **report["student"]}]
-    return {
-        "weights": [(names.get(model["name"], model["name"]), model["fingerprint"][:16]) for model in models],
-        "versions": [
-            ("compressor", report["version"]),
-            *((name.replace("_", " "), value) for name, value in report["environment"].items() if value),
-            ("seed", report["recipe"]["seed"]),
-            ("device", report["recipe"]["device"]),
-        ],
-    }
+    return [(names.get(model["name"], model["name"]), model["fingerprint"][:16]) for model in models]
 
 
-def checks_section(report: Report) -> Report:
-    """Errors and tolerances; nothing if nothing was checked."""
+def version_rows(report: Report) -> list[tuple[str, str]]:
+    """Machine and versions, seed, device."""
+    environment = {name.replace("_", " "): value for name, value in report["environment"].items() if value}
+    own = {"seed": report["recipe"]["seed"], "device": report["recipe"]["device"]}
+    return list({"compressor": report["version"], **environment, **own}.items())
+
+
+def check_rows(report: Report) -> list[tuple[str, str, str]]:
+    """Checks, their errors and tolerances."""
     names, certificates = teacher_names(report), (report.get("fusion") or {}).get("certificate") or {}
     rows = [
         (f"anatomy of {names.get(name, name)}: permuting every space changes its logits by", f"{error:.1e}", "1e-05")
@@ -44,7 +47,7 @@ def checks_section(report: Report) -> Report:
     for name, file in onnx["files"].items():
         difference = f"{file['largest_relative_difference']:.1e}"
         rows.append((f"{name}: relative difference from torch", difference, f"{onnx['tolerance']:.0e}"))
-    return {"rows": rows} if rows else {}
+    return rows
 
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +60,3 @@ def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
         if value != default:
             changed[name] = value
     return changed
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True).rstrip()
