@@ -12,19 +12,22 @@ from compressor.report.describe import Report
 from compressor.report.text_width import text_width
 from compressor.wording import shorten
 
-#: Of a chart's frame in SVG units; right of it is a column of names, if these are not in a key.
-_LEFT, _TOP, _RIGHT, _BOTTOM, _RIGHT_WITHOUT_NAMES = 44.0, 26.0, 244.0, 210.0, 348.0
+#: Where a chart's frame begins and ends, in SVG units; right of it is a column of names, if these are not in a key.
+_LEFT, _RIGHT, _RIGHT_OF_LINES, _TOP, _BOTTOM = 44, 244, 348, 26, 210
 #: Distance between baselines of names, size of the type, letters of a name.
 _LINE, _SIZE, _LETTERS = 13.0, 11.0, 15
 #: Colours of lines, as variables of the style sheet.
 COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink", "--fifth", "--sixth")
+#: Of teachers; the result is drawn in --accent, other students in --warm.
+TEACHER_COLOURS = ("--third", "--fourth", "--fifth", "--sixth", "--calm")
 
 
 @dataclass(frozen=True)
 class AxisScale:
-    """An axis: title, range, scale; `percent`: values are shares."""
+    """An axis from one position to another: title, range, scale; `percent`: values are shares."""
 
     title: str
+    positions: tuple[float, float]
     low: float
     high: float
     log: bool
@@ -32,22 +35,23 @@ class AxisScale:
 
     @classmethod
     def over(
-        cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08,
-        percent: bool = False,
+        cls, values: Sequence[float], title: str = "", positions: tuple[float, float] = (0, 100), *,
+        log: bool | None = None, margin: float = 0.08, percent: bool = False,
     ) -> AxisScale:  # fmt: skip
         """An axis with a margin, logarithmic if values differ tenfold and are no shares, unless `log` says."""
         low, high = min(values), max(values)
         if low > 0 and (high > 10 * low and not percent if log is None else log):
             factor = max((high / low) ** margin, 1.05)
-            return cls(title, low / factor, high * factor, True, percent)
+            return cls(title, positions, low / factor, high * factor, True, percent)
         padding = (high - low) * margin or abs(high) * margin or 1.0
-        return cls(title, low - padding, high + padding, False, percent)
+        return cls(title, positions, low - padding, high + padding, False, percent)
 
-    def share(self, value: float) -> float:
-        """Position of a value, 0 to 1."""
+    def at(self, value: float) -> float:
+        """Position of a value."""
+        share = (value - self.low) / (self.high - self.low)
         if self.log:
-            return math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+            share = math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low)
+        return self.positions[0] + share * (self.positions[1] - self.positions[0])
 
     def format(self, value: float) -> str:
         """A value with few digits, but enough to tell ticks apart."""
@@ -93,25 +97,12 @@ class Chart:
     series: Sequence[Series]
     names_in_column: bool
 
-    @property
-    def right(self) -> float:
-        """Where the frame ends."""
-        return _RIGHT if self.names_in_column else _RIGHT_WITHOUT_NAMES
-
-    def across(self, x: float) -> float:
-        """The horizontal position of a value."""
-        return _LEFT + self.x.share(x) * (self.right - _LEFT)
-
-    def up(self, y: float) -> float:
-        """The vertical position of a value."""
-        return _BOTTOM - self.y.share(y) * (_BOTTOM - _TOP)
-
     def x_ticks(self) -> list[tuple[float, str]]:
         """Positions and labels, "" where one would lie on the one before."""
         ticks, last = [], -math.inf
         for value in self.x.ticks():
             if self.names_in_column or value == int(value):
-                across, label = self.across(value), self.x.format(value)
+                across, label = self.x.at(value), self.x.format(value)
                 half = text_width(label, _SIZE) / 2
                 fits = across - half >= last + _SIZE / 2
                 ticks.append((across, label if fits else ""))
@@ -120,7 +111,7 @@ class Chart:
 
     def names(self) -> list[tuple[str, float, float, float]]:
         """Shortened names, positions of their points, and their own heights, spread inside the frame."""
-        places = [(self.up(y), self.across(x), name) for name, _, [(x, y)], *_ in self.series]
+        places = [(self.y.at(y), self.x.at(x), name) for name, _, [(x, y)], *_ in self.series]
         places.sort(key=lambda place: place[:2])
         line = min(_LINE, (_BOTTOM - 4 - _TOP) / max(len(places) - 1, 1))
         # Each at least a line below the one before; then, from the lowest, at least a line above the one after.
@@ -147,20 +138,22 @@ def make_chart(
         return None
     across = [x for one in series for x, _ in one.points]
     ends = [y + side * one.error for one in series for _, y in one.points for side in (-1, 1)]
-    x = AxisScale.over(x_title, across, log=of_costs, margin=0.12 if of_costs else 0.03)
-    return Chart(x, AxisScale.over(y_title, ends, margin=0.1, percent=percent), series, of_costs)
+    width = (_LEFT, _RIGHT if of_costs else _RIGHT_OF_LINES)
+    x = AxisScale.over(across, x_title, width, log=of_costs, margin=0.12 if of_costs else 0.03)
+    y = AxisScale.over(ends, y_title, (_BOTTOM, _TOP), margin=0.1, percent=percent)
+    return Chart(x, y, series, of_costs)
 
 
 def teacher_colours(teachers: Iterable[str]) -> dict[str, str]:
-    """{teacher: colour}."""
-    return dict(zip(teachers, cycle(("--third", "--fourth", "--fifth", "--sixth", "--calm")), strict=False))
+    """{teacher: colour}, in the order of the table's rows."""
+    return dict(zip(teachers, cycle(TEACHER_COLOURS), strict=False))
 
 
 def row_colour(report: Report, index: int) -> tuple[str, bool]:
     """Colour of a row of the table, and whether it is drawn as a ring: teachers, ensemble, students, result."""
-    rows, teachers = report["table"], report["recipe"]["teachers"]
+    rows = report["table"]
     if index == len(rows) - 1:
         return "--accent", False
-    if index < len(teachers):
-        return teacher_colours(teachers)[teachers[index]], False
+    if index < len(report["recipe"]["teachers"]):
+        return TEACHER_COLOURS[index % len(TEACHER_COLOURS)], False
     return ("--ink", True) if rows[index]["name"] == "ensemble" else ("--warm", False)

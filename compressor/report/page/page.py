@@ -8,11 +8,11 @@ from jinja2 import UndefinedError
 
 from compressor.bench.metrics import main_metric
 from compressor.report import describe
-from compressor.report.choices import choices_of, teacher_names
+from compressor.report.choices import choices_of, teacher_names, with_names
 from compressor.report.curve import describe_curve
 from compressor.report.describe import Report
-from compressor.report.outcome import Outcome
-from compressor.report.page import changes, couplings, fits, reproduction, results
+from compressor.report.outcome import BACKEND_NAMES, Outcome
+from compressor.report.page import fusion, reproduction, results
 from compressor.report.page.charts import teacher_colours
 from compressor.report.tables import FORMAT_NOTES
 from compressor.report.templates import render_template
@@ -30,16 +30,16 @@ def render_page(report: Report) -> str:
             report=report,
             title=_title(report),
             outcome=Outcome.from_report(report),
-            metric=main_metric(*report["table"]),
+            backends=BACKEND_NAMES,
             names=teacher_names(report),
             # What the templates of sections call.
-            changes=changes, choices_of=choices_of, couplings=couplings, describe=describe, describe_curve=describe_curve,
-            fits=fits, format_notes=FORMAT_NOTES, reproduction=reproduction, results=results,
-            teacher_colours=teacher_colours,
+            choices_of=choices_of, describe=describe, describe_curve=describe_curve, format_notes=FORMAT_NOTES,
+            main_metric=main_metric, fusion=fusion, reproduction=reproduction, results=results,
+            teacher_colours=teacher_colours, with_names=with_names,
         )  # fmt: skip
     except UndefinedError as error:
         # Such as "'dict object' has no attribute 'seconds'".
-        raise KeyError(str(error).split("'")[-2]) from None
+        raise KeyError(str(error).rpartition("attribute ")[2].strip("'")) from None
 
 
 def _title(report: Report) -> str:

@@ -1,39 +1,24 @@
-"""What was measured: verdict, results, other widths, finetune, formats."""
+"""What was measured: scores over costs, other widths, losses, formats, and what changed by group."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 
-from compressor.bench.metrics import METRICS, Metric
+from compressor.bench.metrics import METRICS, Metric, format_accuracy
 from compressor.bench.rows import from_json, table_columns
 from compressor.report.curve import curve_metric
-from compressor.report.describe import Report, describe_evaluation, describe_macs, describe_timing
-from compressor.report.outcome import BACKEND_NAMES, Outcome
-from compressor.report.page.charts import Chart, Series, make_chart, row_colour
+from compressor.report.describe import Report
+from compressor.report.outcome import BACKEND_NAMES
+from compressor.report.page.charts import AxisScale, Chart, Series, make_chart, row_colour
 from compressor.report.tables import FORMAT_TITLES, format_rows
 
+#: Most groups of a chart, as many worst as best; tables have all groups.
+_SHOWN_GROUPS = 16
+#: {kind of group: what its rows are}, where it is not the kind.
+_KINDS = {"position": "position in the text, in tokens", "length": "length of the text, in tokens"}
 #: Points of the finetune's smoothed line; with fewer steps every step is shown.
 _SMOOTHED_POINTS = 20
-
-
-def verdict(outcome: Outcome) -> str:
-    """The outcome in one sentence: score, size and speed against the best teacher."""
-    size = f"with {100 * outcome.share('parameters'):.0f} % of a teacher’s parameters"
-    for backend, ratio in outcome.speeds.items():
-        size += f" and {ratio:.1f} times its speed in {BACKEND_NAMES[backend]}"
-    if (metric := outcome.metric) is None:
-        return f"The student does the teachers’ job {size}; how well was not measured."
-    mine, best = outcome.student[metric.name], outcome.best[metric.name]
-    alike = metric.format(mine) == metric.format(best)
-    if alike or outcome.within_noise:
-        level = "is level with"
-    else:
-        level = "is ahead of" if metric.is_better(mine, best) else "falls behind"
-    figures = f"{metric.title} {metric.format(mine)} against {metric.format(best)}"
-    figures += ", lower is better" if metric.lower else ""
-    figures += ", within noise" if outcome.within_noise and not alike else ""
-    return f"The student {level} {outcome.best_name} ({figures}), {size}."
 
 
 def result_table(report: Report) -> tuple[list[str], list[tuple[str, ...]]]:
@@ -42,19 +27,8 @@ def result_table(report: Report) -> tuple[list[str], list[tuple[str, ...]]]:
     return list(columns), list(zip(*columns.values(), strict=True))
 
 
-def result_notes(report: Report) -> list[str]:
-    """What the figures of the table are of."""
-    measured, latency = describe_evaluation(report), report.get("latency")
-    return [
-        *measured,
-        *(["KL is to the ensemble’s predictions, in nats"] if measured else []),
-        *describe_macs(report),
-        *([describe_timing(latency)] if latency else []),
-    ]
-
-
 def cost_charts(report: Report, metric: Metric) -> list[Chart]:
-    """Scores over latency (without it, over multiply–accumulates) and over the size of the files, if they are finite."""
+    """Scores over latency (without it, over multiply–accumulates) and over the files’ sizes, where finite."""
     rows = report["table"]
     costs = [("macs", 1e-9, "GMACs per sample (one is two GFLOPs)"), ("bytes", 1e-6, "MB of weights")]
     if timed := [backend for backend in ("ort", "torch") if all(row[f"{backend}_p50_ms"] for row in rows)]:
@@ -102,6 +76,43 @@ def format_table(formats: Report) -> tuple[list[str], list[tuple[str, ...]]]:
     """Titles and rows; file names would push the numbers off a phone's screen."""
     rows = [(name, *cells) for name, _, *cells in format_rows(formats)]
     return [title for title in FORMAT_TITLES if title != "files"], rows
+
+
+def metric_of(differences: Report) -> Metric:
+    """What the scores of groups are; without labels, the share of answers that are also the ensemble's."""
+    name = differences["metric"]
+    return METRICS.get(name) or Metric(name, name, format_accuracy, percent=True)
+
+
+def group_rows(differences: Report, group: Report) -> list[tuple[str, ...]]:
+    """Rows of the table of all groups."""
+    score = metric_of(differences).format
+    return [(row["name"], row["count"], *map(score, row["scores"])) for row in group["rows"]]
+
+
+def group_chart(report: Report, group: Report) -> Report:
+    """A row per group; of many, the worst and the best; nothing without scores."""
+    differences, teachers, half = report["differences"], len(report["recipe"]["teachers"]), _SHOWN_GROUPS // 2
+    metric, models = metric_of(differences), differences["models"]
+    student, reference = len(models) - 1, teachers if teachers > 1 and models[teachers] == "ensemble" else 0
+    caption = f"By {_KINDS.get(group['by'], group['by'])}: {metric.label}"
+    rows = [row for row in group["rows"] if all(score is not None and math.isfinite(score) for score in row["scores"])]
+    if not rows:
+        return {}
+    if len(rows) > _SHOWN_GROUPS:
+        rows = sorted(rows, key=lambda row: row["scores"][student] - row["scores"][reference])
+        rows = rows[:half] + rows[-half:]
+        caption += f"; {half} groups with the largest loss, {half} with the largest gain"
+    # The reference and the student come last, and are joined.
+    order = sorted(range(len(models)), key=[reference, student].__contains__)
+    return {
+        "rows": [(row["name"], [row["scores"][index] for index in order]) for row in rows],
+        "key": [(models[index], *row_colour(report, index)) for index in order],
+        "scale": AxisScale.over(
+            [score for row in rows for score in row["scores"]], margin=0.06, percent=metric.percent
+        ),
+        "caption": caption,
+    }
 
 
 def _format_points(report: Report, metric: str, cost: str) -> Iterator[Series]:
