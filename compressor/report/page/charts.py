@@ -127,11 +127,7 @@ class Chart:
 def make_chart(
     series: Sequence[Series], x_title: str, y_title: str, *, of_costs: bool = False, percent: bool = False
 ) -> Chart | None:
-    """Lines over whole numbers, or named points over logarithmic costs; nothing without finite values.
-
-    Args:
-        percent: values are shares.
-    """
+    """Lines over whole numbers, or named points over logarithmic costs; nothing without finite values."""
     series = [one._replace(points=[place for place in one.points if math.isfinite(place[1])]) for one in series]
     series = [one for one in series if one.points]
     if not series:
@@ -149,11 +145,12 @@ def teacher_colours(teachers: Iterable[str]) -> dict[str, str]:
     return dict(zip(teachers, cycle(TEACHER_COLOURS), strict=False))
 
 
-def row_colour(report: Report, index: int) -> tuple[str, bool]:
-    """Colour of a row of the table, and whether it is drawn as a ring: teachers, ensemble, students, result."""
-    rows = report["table"]
-    if index == len(rows) - 1:
-        return "--accent", False
-    if index < len(report["recipe"]["teachers"]):
-        return TEACHER_COLOURS[index % len(TEACHER_COLOURS)], False
-    return ("--ink", True) if rows[index]["name"] == "ensemble" else ("--warm", False)
+def row_colours(report: Report) -> list[tuple[str, bool]]:
+    """Colours of the table's rows, and whether they are drawn as rings: teachers, ensemble, students, result."""
+    teachers = report["recipe"]["teachers"]
+    others = report["table"][len(teachers) : -1]
+    return [
+        *((colour, False) for _, colour in zip(teachers, cycle(TEACHER_COLOURS), strict=False)),
+        *(("--ink", True) if row["name"] == "ensemble" else ("--warm", False) for row in others),
+        ("--accent", False),
+    ]

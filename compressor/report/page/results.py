@@ -10,7 +10,7 @@ from compressor.bench.rows import from_json, table_columns
 from compressor.report.curve import curve_metric
 from compressor.report.describe import Report
 from compressor.report.outcome import BACKEND_NAMES
-from compressor.report.page.charts import AxisScale, Chart, Series, make_chart, row_colour
+from compressor.report.page.charts import AxisScale, Chart, Series, make_chart, row_colours
 from compressor.report.tables import FORMAT_TITLES, format_rows
 
 #: Most groups of a chart, as many worst as best; tables have all groups.
@@ -30,17 +30,17 @@ def result_table(report: Report) -> tuple[list[str], list[tuple[str, ...]]]:
 def cost_charts(report: Report, metric: Metric) -> list[Chart]:
     """Scores over latency (without it, over multiply–accumulates) and over the files’ sizes, where finite."""
     rows = report["table"]
+    errors = [row.get(f"{metric.name}_error") for row in rows]
     costs = [("macs", 1e-9, "GMACs per sample (one is two GFLOPs)"), ("bytes", 1e-6, "MB of weights")]
     if timed := [backend for backend in ("ort", "torch") if all(row[f"{backend}_p50_ms"] for row in rows)]:
         batch = report["latency"]["batch_size"]
         costs[0] = (f"{timed[0]}_p50_ms", 1.0, f"ms per batch of {batch}, {BACKEND_NAMES[timed[0]]}")
     charts = []
     for cost, unit, title in costs:
-        points = []
-        for index, row in enumerate(rows):
-            colour, ring = row_colour(report, index)
-            place, error = (unit * row[cost], row[metric.name]), row.get(f"{metric.name}_error") or 0.0
-            points.append(Series(row["name"], colour, [place], ring=ring, error=error))
+        points = [
+            Series(row["name"], colour, [(unit * row[cost], row[metric.name])], ring=ring, error=error or 0.0)
+            for row, error, (colour, ring) in zip(rows, errors, row_colours(report), strict=True)
+        ]
         points += _format_points(report, metric.name, cost)
         charts.append(make_chart(points, title, metric.label, of_costs=True, percent=metric.percent))
     return [chart for chart in charts if chart]
@@ -93,7 +93,7 @@ def group_rows(differences: Report, group: Report) -> list[tuple[str, ...]]:
 def group_chart(report: Report, group: Report) -> Report:
     """A row per group; of many, the worst and the best; nothing without scores."""
     differences, teachers, half = report["differences"], len(report["recipe"]["teachers"]), _SHOWN_GROUPS // 2
-    metric, models = metric_of(differences), differences["models"]
+    metric, models, colours = metric_of(differences), differences["models"], row_colours(report)
     student, reference = len(models) - 1, teachers if teachers > 1 and models[teachers] == "ensemble" else 0
     caption = f"By {_KINDS.get(group['by'], group['by'])}: {metric.label}"
     rows = [row for row in group["rows"] if all(score is not None and math.isfinite(score) for score in row["scores"])]
@@ -107,7 +107,7 @@ def group_chart(report: Report, group: Report) -> Report:
     order = sorted(range(len(models)), key=[reference, student].__contains__)
     return {
         "rows": [(row["name"], [row["scores"][index] for index in order]) for row in rows],
-        "key": [(models[index], *row_colour(report, index)) for index in order],
+        "key": [(models[index], *colours[index]) for index in order],
         "scale": AxisScale.over(
             [score for row in rows for score in row["scores"]], margin=0.06, percent=metric.percent
         ),
