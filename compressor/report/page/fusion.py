@@ -104,11 +104,3 @@ def refit_charts(fits: Sequence[Report]) -> Iterator[tuple[str, Chart | None]]:
         colours = zip(alike.items(), cycle(COLOURS), strict=False)
         lines = [Series(", ".join(names), colour, points, dots=True) for (points, names), colour in colours]
         yield stack, make_chart(lines, f"layer of {stack}", "error")
-
-
-def refit_rows(fits: Sequence[Report]) -> list[tuple[str, ...]]:
-    """Module, error, ridge, and what the fit shrinks towards."""
-    return [
-        (fit["module"], f"{fit['error']:.2e}", f"{fit['ridge']:.1e}", "transported weight" if fit["prior"] else "zero")
-        for fit in fits
-    ]

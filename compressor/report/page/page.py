@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import yaml
 from jinja2 import UndefinedError
 
 from compressor.bench.metrics import main_metric
-from compressor.report import describe
+from compressor.bench.rows import from_json, table_columns
+from compressor.recipe import Recipe
+from compressor.report import describe, tables
 from compressor.report.choices import choices_of, teacher_names, with_names
 from compressor.report.curve import describe_curve
 from compressor.report.describe import Report
 from compressor.report.outcome import BACKEND_NAMES, Outcome
-from compressor.report.page import fusion, reproduction, results
+from compressor.report.page import fusion, results
 from compressor.report.page.charts import teacher_colours
-from compressor.report.tables import FORMAT_NOTES
 from compressor.report.templates import render_template
 
 
@@ -24,18 +28,21 @@ def render_page(report: Report) -> str:
     Raises:
         KeyError: it is not the report of a whole run.
     """
+    recipe = report["recipe"]
     try:
         return render_template(
             "compressor.report.page", "page.html.j2",
             report=report,
             title=_title(report),
             outcome=Outcome.from_report(report),
-            backends=BACKEND_NAMES,
             names=teacher_names(report),
-            # What the templates of sections call.
-            choices_of=choices_of, describe=describe, describe_curve=describe_curve, format_notes=FORMAT_NOTES,
-            main_metric=main_metric, fusion=fusion, reproduction=reproduction, results=results,
-            teacher_colours=teacher_colours, with_names=with_names,
+            columns=table_columns(from_json(report["table"])),
+            changed_options=_yaml(_changed(recipe, Recipe(teachers=("any",)).model_dump(mode="json"))),
+            all_options=_yaml(recipe),
+            # What the templates call.
+            backends=BACKEND_NAMES, choices_of=choices_of, describe=describe, describe_curve=describe_curve,
+            fusion=fusion, main_metric=main_metric, results=results, tables=tables, teacher_colours=teacher_colours,
+            with_names=with_names,
         )  # fmt: skip
     except UndefinedError as error:
         # Such as "'dict object' has no attribute 'seconds'".
@@ -50,3 +57,19 @@ def _title(report: Report) -> str:
     teachers = " + ".join(teacher_names(report).values())
     depth = "" if recipe.get("depth") is None else f" and depth {recipe['depth']:g}"
     return f"{folder}: {teachers} at width {recipe['width']:g}{depth}"
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values that differ from the defaults."""
+    changed: dict[str, Any] = {}
+    for name, value in values.items():
+        default = defaults.get(name)
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            value = _changed(value, default) or default
+        if value != default:
+            changed[name] = value
+    return changed
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True).rstrip()

@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterator
 
 from compressor.bench.metrics import METRICS, Metric, format_accuracy
-from compressor.bench.rows import from_json, table_columns
 from compressor.report.curve import curve_metric
 from compressor.report.describe import Report
 from compressor.report.outcome import BACKEND_NAMES
 from compressor.report.page.charts import AxisScale, Chart, Series, make_chart, row_colours
-from compressor.report.tables import FORMAT_TITLES, format_rows
 
 #: Most groups of a chart, as many worst as best; tables have all groups.
 _SHOWN_GROUPS = 16
@@ -21,16 +19,9 @@ _KINDS = {"position": "position in the text, in tokens", "length": "length of th
 _SMOOTHED_POINTS = 20
 
 
-def result_table(report: Report) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Titles and rows."""
-    columns = table_columns(from_json(report["table"]))
-    return list(columns), list(zip(*columns.values(), strict=True))
-
-
 def cost_charts(report: Report, metric: Metric) -> list[Chart]:
     """Scores over latency (without it, over multiply–accumulates) and over the files’ sizes, where finite."""
-    rows = report["table"]
-    errors = [row.get(f"{metric.name}_error") for row in rows]
+    rows, error = report["table"], f"{metric.name}_error"
     costs = [("macs", 1e-9, "GMACs per sample (one is two GFLOPs)"), ("bytes", 1e-6, "MB of weights")]
     if timed := [backend for backend in ("ort", "torch") if all(row[f"{backend}_p50_ms"] for row in rows)]:
         batch = report["latency"]["batch_size"]
@@ -38,8 +29,8 @@ def cost_charts(report: Report, metric: Metric) -> list[Chart]:
     charts = []
     for cost, unit, title in costs:
         points = [
-            Series(row["name"], colour, [(unit * row[cost], row[metric.name])], ring=ring, error=error or 0.0)
-            for row, error, (colour, ring) in zip(rows, errors, row_colours(report), strict=True)
+            Series(row["name"], colour, [(unit * row[cost], row[metric.name])], ring=ring, error=row.get(error) or 0.0)
+            for row, (colour, ring) in zip(rows, row_colours(report), strict=True)
         ]
         points += _format_points(report, metric.name, cost)
         charts.append(make_chart(points, title, metric.label, of_costs=True, percent=metric.percent))
@@ -72,12 +63,6 @@ def loss_chart(finetune: Report) -> Chart | None:
     return make_chart(lines, "step", "loss")
 
 
-def format_table(formats: Report) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Titles and rows; file names would push the numbers off a phone's screen."""
-    rows = [(name, *cells) for name, _, *cells in format_rows(formats)]
-    return [title for title in FORMAT_TITLES if title != "files"], rows
-
-
 def metric_of(differences: Report) -> Metric:
     """What the scores of groups are; without labels, the share of answers that are also the ensemble's."""
     name = differences["metric"]
@@ -105,12 +90,11 @@ def group_chart(report: Report, group: Report) -> Report:
         caption += f"; {half} groups with the largest loss, {half} with the largest gain"
     # The reference and the student come last, and are joined.
     order = sorted(range(len(models)), key=[reference, student].__contains__)
+    values = [score for row in rows for score in row["scores"]]
     return {
         "rows": [(row["name"], [row["scores"][index] for index in order]) for row in rows],
         "key": [(models[index], *colours[index]) for index in order],
-        "scale": AxisScale.over(
-            [score for row in rows for score in row["scores"]], margin=0.06, percent=metric.percent
-        ),
+        "scale": AxisScale.over(values, margin=0.06, percent=metric.percent),
         "caption": caption,
     }
 
