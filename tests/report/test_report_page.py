@@ -507,3 +507,19 @@ def test_one_value_is_an_axis_too():
         scale = AxisScale.over([value])
         assert 0 < scale.at(value) < 100
         assert scale.ticks()
+
+
+@pytest.mark.parametrize(
+    "keys", [["seconds"], ["student"], ["finetune", "learning_rate"], ["table", 0, "macs"], ["recipe", "width"]]
+)
+def test_what_a_whole_run_would_have_is_missed_by_name(fused, keys):
+    from compressor.report.page.page import render_page
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    *outer, last = keys
+    section = report
+    for key in outer:
+        section = section[key]
+    del section[last]
+    with pytest.raises(KeyError, match=f"^'{last}'$"):
+        render_page(report)

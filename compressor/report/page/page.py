@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from jinja2 import UndefinedError
 
+from compressor.bench import rows
 from compressor.bench.metrics import main_metric
-from compressor.bench.rows import from_json, table_columns
 from compressor.recipe import Recipe
 from compressor.report import describe, tables
 from compressor.report.choices import choices_of, teacher_names, with_names
@@ -36,13 +36,12 @@ def render_page(report: Report) -> str:
             title=_title(report),
             outcome=Outcome.from_report(report),
             names=teacher_names(report),
-            columns=table_columns(from_json(report["table"])),
             changed_options=_yaml(_changed(recipe, Recipe(teachers=("any",)).model_dump(mode="json"))),
             all_options=_yaml(recipe),
             # What the templates call.
             backends=BACKEND_NAMES, choices_of=choices_of, describe=describe, describe_curve=describe_curve,
-            fusion=fusion, main_metric=main_metric, results=results, tables=tables, teacher_colours=teacher_colours,
-            with_names=with_names,
+            fusion=fusion, main_metric=main_metric, results=results, rows=rows, tables=tables,
+            teacher_colours=teacher_colours, with_names=with_names,
         )  # fmt: skip
     except UndefinedError as error:
         # Such as "'dict object' has no attribute 'seconds'".
