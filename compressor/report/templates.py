@@ -12,5 +12,5 @@ def render_template(package: str, name: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["g"] = lambda value: f"{value:g}"
+    environment.filters["g"] = lambda value: f"{float(value):g}"
     return environment.get_template(name).render(values).strip() + "\n"

@@ -109,7 +109,7 @@ def test_it_shows_what_was_measured_and_chosen(fused):
 def test_every_plan_is_a_picture(fused):
     from PIL import Image
 
-    from compressor.report.page.couplings import heat_map
+    from compressor.report.page.fusion import heat_map
 
     _, report = fused
     fusion = report["fusion"]
@@ -284,16 +284,6 @@ def test_bad_folders_get_one_line(tmp_path, capsys):
     assert compress(capsys, "report", tmp_path, "--html", "--json")[0] == 2
 
 
-def parts_of(elements, kind):
-    """All elements of a class, those inside others too."""
-    found = []
-    for element in elements:
-        found += [element] if isinstance(element, kind) else []
-        inner = element if isinstance(element, list) else getattr(element, "parts", ())
-        found += parts_of(inner, kind)
-    return found
-
-
 def drawn(chart):
     """A chart's picture."""
     return ElementTree.fromstring(render_template("compressor.report.page", "chart.svg.j2", chart=chart))
@@ -318,13 +308,13 @@ def apart(one, other):
 
 
 def test_every_format_is_in_the_charts_of_latency_and_size(fused):
-    from compressor.report.page.charts import Chart
-    from compressor.report.page.results import results_section
+    from compressor.bench.metrics import main_metric
+    from compressor.report.page.results import cost_charts
 
     _, report = fused
     rows = {row["name"] for row in report["table"]}
     assert set(report["latency"]["models"]) == {*rows, "finetuned (onnx-int8)"}
-    charts = parts_of(results_section(report), Chart)
+    charts = cost_charts(report, main_metric(*report["table"]))
     assert ["ms per batch" in charts[0].x.title, "MB" in charts[1].x.title] == [True, True]
     for chart in charts:
         named = {mark.text for mark in drawn(chart).iter("text") if mark.get("class") == "name"}
@@ -334,19 +324,19 @@ def test_every_format_is_in_the_charts_of_latency_and_size(fused):
 @pytest.mark.parametrize("count", [1, 2, 6, 12])
 @pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0, 13.0])
 def test_names_in_a_chart_lie_on_nothing(count, spread):
-    from compressor.report.page.charts import ChartPoint, scatter_chart
+    from compressor.report.page.charts import Series, make_chart
 
     chance = random.Random(count)
     points = [
-        ChartPoint(
+        Series(
             f"a rather long name {index}",
-            3 + 90 * spread * chance.random(),
-            0.5 + 0.4 * min(spread, 1) * chance.random(),
-            0.02,
+            "--accent",
+            [(3 + 90 * spread * chance.random(), 0.5 + 0.4 * min(spread, 1) * chance.random())],
+            error=0.02,
         )
         for index in range(count)
     ]
-    (chart,) = scatter_chart(points, "milliseconds", "accuracy", percent=True)
+    chart = make_chart(points, "milliseconds", "accuracy", of_costs=True, percent=True)
     picture = drawn(chart)
     texts, dots = boxes(picture, "text"), boxes(picture, "circle")
     assert len(dots) == count and sum("…" in text[0] for text in texts) == count
@@ -362,9 +352,8 @@ def test_names_in_a_chart_lie_on_nothing(count, spread):
 @pytest.mark.parametrize("by", ["class", "domain", "position", "length"])
 @pytest.mark.parametrize("count", [1, 10, 1000])
 def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused, count, by):
-    from compressor.report.page.changes import changes_section
-    from compressor.report.page.charts import DotRows
-    from compressor.report.page.elements import PageTable
+    from compressor.report.page.page import render_page
+    from compressor.report.page.results import group_chart
 
     report = json.loads((fused[0] / "report.json").read_text())
     models = report["differences"]["models"]
@@ -373,53 +362,58 @@ def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused,
         for index in range(count)
     ]
     report["differences"]["groups"] = [{"by": by, "rows": rows}]
-    elements = changes_section(report)
-    (chart,), (table,) = parts_of(elements, DotRows), parts_of(elements, PageTable)
-    names = [name for name, _ in chart.rows]
+    chart = group_chart(report, report["differences"]["groups"][0])
+    names = [name for name, _ in chart["rows"]]
     assert len(names) == min(count, 16)
     assert {"class 0", f"class {count - 1}"} <= set(names)
-    assert all(0 <= position <= 100 for _, points in chart.rows for position, *_ in points)
-    assert len({label for _, label in chart.ticks}) == len(chart.ticks) >= 2
-    assert len(table.rows) == count
+    scale = chart["scale"]
+    assert all(0 <= scale.at(score) <= 100 for _, scores in chart["rows"] for score in scores)
+    ticks = [scale.format(tick) for tick in scale.ticks()]
+    assert len(set(ticks)) == len(ticks) >= 2
+    text = render_page(report)
+    assert text.count('<th scope="row">class ') == count and f"all {count} groups by {by} in figures" in text
+
+
+def verdict_of(report):
+    """The sentence below the title of a report's page."""
+    from compressor.report.page.page import render_page
+
+    sentence = re.search('<p class="verdict">(.*?)</p>', render_page(report), re.DOTALL)[1]
+    return " ".join(sentence.split())
 
 
 @pytest.mark.parametrize("student, level", [(0.62, "is level with"), (0.9, "is ahead of"), (0.3, "falls behind")])
 def test_the_verdict_is_one_sentence_and_knows_noise(fused, student, level):
-    from compressor.report.page.results import verdict
-
     report = json.loads((fused[0] / "report.json").read_text())
     for row, accuracy in zip(report["table"], (0.6, 0.61, 0.63, 0.5, student), strict=True):
         row.update(accuracy=accuracy, accuracy_error=0.02)
-    told = verdict(report)
+    told = verdict_of(report)
     assert level in told and "the better teacher" in told and f"{100 * student:.1f} % against 61.0 %" in told
     assert told.count(". ") == 0 and told.endswith(".") and ("noise" in told) == (student == 0.62)
     for row in report["table"]:
         row.update(accuracy=None, perplexity=20.0, perplexity_error=1.0)
     report["table"][-1]["perplexity"] = 40 - 32 * student
-    assert (level in verdict(report)) and ("noise" in verdict(report)) == (student == 0.62)
+    assert (level in verdict_of(report)) and ("noise" in verdict_of(report)) == (student == 0.62)
     for row in report["table"]:
         row["perplexity"] = None
-    assert "not measured" in verdict(report)
+    assert "not measured" in verdict_of(report)
 
 
 @pytest.mark.parametrize("errors", [0.5, 1.5, 2.5])
 @pytest.mark.parametrize("metric", ["accuracy", "perplexity"])
 def test_page_and_terminal_agree_on_what_is_noise(fused, metric, errors):
     from compressor.report.outcome import describe_outcome
-    from compressor.report.page.results import verdict
 
     report = json.loads((fused[0] / "report.json").read_text())
     for row in report["table"]:
         row.update({"accuracy": None, "perplexity": None, metric: 0.5, f"{metric}_error": 0.01})
     # The error of a difference is larger by the square root of two.
     report["table"][-1][metric] += errors * 0.01 * 2**0.5
-    for told in (verdict(report), describe_outcome(report)):
+    for told in (verdict_of(report), describe_outcome(report)):
         assert ("within noise" in told) == ("level with" in told) == (errors < 2), told
 
 
 def test_alike_couplings_are_shown_once_and_closed(fused):
-    from compressor.report.page.couplings import couplings_section
-    from compressor.report.page.elements import Cards
     from compressor.report.page.page import render_page
 
     report = json.loads((fused[0] / "report.json").read_text())
@@ -428,17 +422,16 @@ def test_alike_couplings_are_shown_once_and_closed(fused):
     spaces = list(dict.fromkeys(one["space"] for one in fusion["couplings"]))
     first = [one for one in fusion["couplings"] if one["space"] == spaces[0]]
     fusion["couplings"] = [{**one, "space": space} for space in spaces for one in first]
-    (space,) = parts_of(couplings_section(report, {}), Cards)
-    assert space.title == ", ".join(spaces)
     page = read(text := render_page(report))
+    assert ", ".join(spaces) in page.text
     assert len(page.all("img")) == len(first)
     section = text[text.index('id="couplings"') : text.index('id="refit"')]
     assert section.index("<details>") < section.index("<img") < section.index("</details>")
 
 
 def test_shares_of_teachers_are_those_of_the_couplings(fused):
-    from compressor.report.page.elements import SourceShares
-    from compressor.report.page.sources import sources_section, space_shares
+    from compressor.report.page.fusion import source_stacks
+    from compressor.report.page.page import render_page
 
     report = json.loads((fused[0] / "report.json").read_text())
     a, b = (teacher["name"] for teacher in report["teachers"])
@@ -447,18 +440,21 @@ def test_shares_of_teachers_are_those_of_the_couplings(fused):
     for one in fusion["couplings"]:
         if one["space"].endswith("ffn"):
             one.update(solver="selection", target=8, empty_targets=2 if one["teacher"] == a else 6)
-    spaces = space_shares(report)
-    assert {(space.stack, space.layer) for space in spaces} == {("vit.layers", 0), ("vit.layers", 1), (None, None)}
-    for space in spaces:
-        assert sum(space.shares.values()) == pytest.approx(1)
-        assert space.shares[a] == (0.75 if space.part == "ffn" else 0.25)
-        assert space.counts == ({a: 6, b: 2} if space.part == "ffn" else {})
-    (drawing,) = parts_of(sources_section(report, {a: "a", b: "b"}), SourceShares)
-    rows = [row for _, _, rows in drawing.stacks for row in rows]
-    bars = [bars for _, row in rows for bars in row]
-    assert len(bars) == len(spaces)
-    assert all(sum(percent for percent, *_ in bar) == pytest.approx(100) and len(bar) == 2 for bar in bars)
-    assert [title for title, _ in rows] == ["residual: the whole stream", "1", "0"]
+    stacks, taken = source_stacks([*fusion["projections"], *fusion["couplings"]], fusion["choices"])
+    assert {stack: list(layers) for stack, layers in stacks.items()} == {"": ["residual"], "vit.layers": [0, 1]}
+    assert taken == {a: 12, b: 4}
+    for layers in stacks.values():
+        for part, bars in ((part, bars) for parts in layers.values() for part, bars in parts.items()):
+            shares = {teacher: share for teacher, share, _ in bars}
+            assert shares == ({a: 0.75, b: 0.25} if part == "ffn" else {a: 0.25, b: 0.75})
+            assert {teacher: count for teacher, _, count in bars if count} == ({a: 6, b: 2} if part == "ffn" else {})
+    text = render_page(report)
+    section = text[text.index('id="sources"') : text.index('id="choices"')]
+    titles = re.findall("<span>([^<]+)</span>", section)
+    assert titles == ["residual: the whole stream", "1", "0"]
+    widths = [re.findall(r"<i style=\"width:(.+?)%", bars) for bars in re.findall("<div>(<i .*?)</div>", section)]
+    assert len(widths) == sum(len(parts) for layers in stacks.values() for parts in layers.values())
+    assert all(sum(map(float, row)) == pytest.approx(100) and len(row) == 2 for row in widths)
 
 
 def test_samples_and_names_of_classes_are_no_markup(fused):
@@ -497,10 +493,10 @@ def test_rows_are_cards_on_a_phone(fused):
 def test_axes_have_a_few_round_ticks_inside(low, high, log):
     from compressor.report.page.charts import AxisScale
 
-    scale = AxisScale.over("x", [low, high], log=log)
+    scale = AxisScale.over([low, high], log=log)
     ticks = scale.ticks()
     assert 2 <= len(ticks) <= 8
-    assert all(-1e-9 <= scale.share(tick) <= 1 + 1e-9 for tick in ticks)
+    assert all(-1e-7 <= scale.at(tick) <= 100 + 1e-7 for tick in ticks)
     assert len({scale.format(tick) for tick in ticks}) == len(ticks)
 
 
@@ -508,6 +504,22 @@ def test_one_value_is_an_axis_too():
     from compressor.report.page.charts import AxisScale
 
     for value in (0.0, 5.0, 1e-9):
-        scale = AxisScale.over("x", [value])
-        assert 0 < scale.share(value) < 1
+        scale = AxisScale.over([value])
+        assert 0 < scale.at(value) < 100
         assert scale.ticks()
+
+
+@pytest.mark.parametrize(
+    "keys", [["seconds"], ["student"], ["finetune", "learning_rate"], ["table", 0, "macs"], ["recipe", "width"]]
+)
+def test_what_a_whole_run_would_have_is_missed_by_name(fused, keys):
+    from compressor.report.page.page import render_page
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    *outer, last = keys
+    section = report
+    for key in outer:
+        section = section[key]
+    del section[last]
+    with pytest.raises(KeyError, match=f"^'{last}'$"):
+        render_page(report)
