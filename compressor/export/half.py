@@ -32,12 +32,22 @@ def write_float16(source: Path, path: Path, plan: HalfPlan) -> None:
         model = without_inner_shapes(source)
         name_nodes(model)
         converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=sorted(plan.blocked))
+        _drop_repeated_casts(converted)
         _join_float32(converted)
         ordered = OnnxModel(converted)
         # The converter appends its casts of the inputs after the nodes that read them.
         ordered.topological_sort()
         large = sum(part.stat().st_size for part in source.parent.glob(f"{source.name}*")) > LARGEST_FILE
         onnx.save(ordered.model, path, save_as_external_data=large, location=f"{path.name}.data")
+
+
+def _drop_repeated_casts(model: ModelProto) -> None:
+    """Keep one cast of a value that several float32 operations read: the converter adds one for each."""
+    made: set[str] = set()
+    for node in list(model.graph.node):
+        if node.op_type == "Cast" and node.output[0] in made:
+            model.graph.node.remove(node)
+        made.update(node.output)
 
 
 def _join_float32(model: ModelProto) -> None:

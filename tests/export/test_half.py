@@ -8,8 +8,10 @@ from onnx.reference import ReferenceEvaluator
 from test_export import TEXT, built, mistral
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
+from compressor.export.half import write_float16
 from compressor.export.half_plan import LARGEST_HALF, ROOM, SMALLEST_HALF, HalfPlan, plan_half
 from compressor.export.half_ranges import RangeSession
+from compressor.export.runtime import Session
 from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
@@ -121,6 +123,17 @@ def test_infinite_masks_are_no_overflow(tmp_path):
     nodes = [("Greater", ["x", "w"], "m", {}), ("Where", ["m", "x", "n"], "a", {}), ("Softmax", ["a"], "y", {})]
     plan = planned(tmp_path / "g.onnx", nodes, {"w": 0.0, "n": -np.inf})
     assert plan.kept == {} and plan.largest == 4.0
+
+
+def test_values_that_several_float32_operations_read(tmp_path):
+    nodes = [("Relu", ["x"], "a", {}), ("Div", ["a", "v"], "b", {}), ("Div", ["a", "w"], "c", {})]
+    source, path = tmp_path / "g.onnx", tmp_path / "half.onnx"
+    plan = planned(source, [*nodes, ("Sub", ["b", "c"], "y", {})], {"v": 1e5, "w": 2e5}, 1e5)
+    assert plan.kept == {"Relu": 1, "Div": 2}
+    write_float16(source, path, HalfPlan(frozenset(name for name in plan.blocked if "Div" in name), 4, {}, 0, 0, 0))
+    x = torch.tensor([[1.0, -2.0, 3.0, -4.0], [0.5, 0.25, 0.0, 1.0]])
+    expected = Session(source).run({"x": x})["y"]
+    assert float((Session(path).run({"x": x})["y"] - expected).norm() / expected.norm()) < 1e-2
 
 
 @pytest.mark.slow
