@@ -1,28 +1,29 @@
-"""Held-out KL of the shapes that a run tried against the measured time of files of these shapes.
+"""Distance from the ensemble against time in ONNX Runtime, of finished students of several widths and shapes.
 
-    python -m benchmarks.deploy.frontier STUDENT --pair cifar10-vit --files FOLDER -o docs/frontier.svg
+    compress fuse --width 0.5 --narrowing all-heads A B --data cifar10 --no-finetune -o frontier/half-12
+    ...
+    python -m benchmarks.deploy.frontier frontier/* --teacher A -o docs/frontier.svg
 
-STUDENT is the folder of a run that weighed several shapes (`--prefer`).  Time depends on shapes alone: files have
-random weights, are made as `benchmarks.deploy.ratios` makes them, and stay in FOLDER for the next time; all take turns.
+Every folder is of a run that measured its student and wrote its ONNX file; a teacher's file is made here.  All files
+take turns.  Widths of one way to narrow attention are joined by a line, and the default one is filled.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
+from transformers import AutoConfig
 
-from benchmarks.deploy.ratios import PAIRS, models
 from compressor.bench.latency import measure_latency, onnx_runner
 from compressor.export.onnx import write_onnx
 from compressor.models.inputs import dummy_inputs
-from compressor.models.meta import model_class
+from compressor.models.load import load_teacher
 from compressor.report.landscape_figures import save_figure
 
 #: Tokens of texts.
@@ -30,88 +31,108 @@ _LENGTH = 64
 
 
 @dataclass(frozen=True)
-class TriedShape:
-    """A shape's heads, such as "12 heads of 8", the least KL of its pilots, and whether it was taken."""
+class MeasuredStudent:
+    """A student of a run: its shape, score, and KL from the ensemble; `ffn`: the share of hidden units."""
 
-    name: str
+    folder: Path
+    narrowing: str
+    heads: str
+    width: float
+    ffn: float
+    accuracy: float
     kl: float
-    taken: bool
+
+    @property
+    def series(self) -> str:
+        """What its line in the figure is called."""
+        return self.narrowing if self.ffn == self.width else f"{self.narrowing}, fewer hidden units"
+
+    @property
+    def shares(self) -> str:
+        """Its width, and the share of hidden units where that is another."""
+        return f"{self.width:g}" if self.ffn == self.width else f"{self.width:g}, FFN {self.ffn:g}"
 
 
 def main(
-    student: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    pair: Annotated[str, typer.Option(help=f"Its teachers' shape: {', '.join(PAIRS)}.")],
-    files: Annotated[Path, typer.Option(help="Folder of the files that are timed.")],
+    students: Annotated[list[Path], typer.Argument(help="Folders of runs with the same teachers and data.")],
+    teacher: Annotated[str, typer.Option(help="One of their teachers.")],
     output: Annotated[Path, typer.Option("-o", help="Where the figure goes (.svg or .png).")],
     batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,32",
     threads: Annotated[int, typer.Option(help="Threads.")] = 1,
     seconds: Annotated[float, typer.Option(help="Least measuring time of each file and batch size.")] = 5.0,
 ) -> None:
     """Draw the frontier, and print its figures."""
-    choices = json.loads((student / "report.json").read_text(encoding="utf-8"))["fusion"]["choices"]
-    shapes = tried_shapes(choices)
-    paths = timed_files(pair, files)
+    found = [measured_student(folder) for folder in students]
     times: dict[int, dict[str, float]] = {}
-    for batch in map(int, batches.split(",")):
-        inputs = dummy_inputs(PAIRS[pair], batch, _LENGTH)
-        runners = {name: onnx_runner(path, inputs, threads) for name, path in paths.items()}
-        times[batch] = {name: one.p50_ms for name, one in measure_latency(runners, seconds=seconds).items()}
-        for shape in shapes:
-            ratio = times[batch]["teacher"] / times[batch][shape.name]
-            typer.echo(
-                f"batch {batch}, {shape.name}: held-out KL {shape.kl:.4f}, {times[batch][shape.name]:.2f} ms, "
-                f"{ratio:.2f} times as fast as a teacher{', taken' if shape.taken else ''}"
-            )
-    draw(shapes, times, threads, output)
+    with tempfile.TemporaryDirectory() as scratch:
+        model = load_teacher(teacher).model
+        paths = {"teacher": write_onnx(model, scratch, batch_sizes=(1,)).path}
+        paths |= {str(one.folder): one.folder / "onnx" / "model.onnx" for one in found}
+        for batch in map(int, batches.split(",")):
+            inputs = dummy_inputs(model.config, batch, _LENGTH)
+            runners = {name: onnx_runner(path, inputs, threads) for name, path in paths.items()}
+            times[batch] = {name: one.p50_ms for name, one in measure_latency(runners, seconds=seconds).items()}
+    for line in table(found, times):
+        typer.echo(line)
+    draw(found, times, threads, output)
 
 
-def tried_shapes(choices: Mapping[str, Any]) -> list[TriedShape]:
-    """The shapes of a report's choices, each with its best maps."""
-    least: dict[str, float] = {}
-    for trial in choices["shapes"]:
-        measure = next(value for key, value in trial.items() if "_kl" in key)
-        name = heads_of(trial["candidate"])
-        least[name] = min(measure, least.get(name, measure))
-    return [TriedShape(name, kl, name == heads_of(choices["attention"])) for name, kl in least.items()]
+def measured_student(folder: Path) -> MeasuredStudent:
+    """What a run's folder says of its student."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    row, recipe, config = report["table"][-1], report["recipe"], AutoConfig.from_pretrained(folder)
+    count = config.num_attention_heads
+    heads = f"{count} heads of {config.hidden_size // count}"
+    ffn = recipe["fusion"]["ffn"] or recipe["width"]
+    return MeasuredStudent(
+        folder, recipe["fusion"]["narrowing"], heads, recipe["width"], ffn, row["accuracy"], row["kl"]
+    )
 
 
-def heads_of(label: str) -> str:
-    """The heads that a label names, as `benchmarks.deploy.ratios` does."""
-    found = re.search(r"(\d+)\D*? heads? of (\d+)", label)
-    if found is None:
-        raise ValueError(f"no heads in {label!r}")
-    return f"{found[1]} heads of {found[2]}"
+def table(students: Sequence[MeasuredStudent], times: dict[int, dict[str, float]]) -> list[str]:
+    """Rows in Markdown, by width and shape."""
+    batches = list(times)
+    heads = [f"batch {batch}: ms, times as fast as a teacher" for batch in batches]
+    lines = [f"| width, heads | accuracy, % | KL | {' | '.join(heads)} |", f"|---|--:|--:|{'--:|' * len(batches)}"]
+    for one in sorted(students, key=lambda one: (one.width, one.kl)):
+        cells = [
+            f"{times[batch][str(one.folder)]:.2f}, {times[batch]['teacher'] / times[batch][str(one.folder)]:.2f}"
+            for batch in batches
+        ]
+        name = f"{one.shares}, {one.heads}"
+        lines.append(f"| {name} | {100 * one.accuracy:.1f} | {one.kl:.4f} | {' | '.join(cells)} |")
+    return lines
 
 
-def timed_files(pair: str, folder: Path) -> dict[str, Path]:
-    """{"teacher" or heads: file}; missing ones are made."""
-    paths = {}
-    for name, config in models(PAIRS[pair]):
-        paths[name] = folder / name.replace(" ", "-") / "onnx" / "model.onnx"
-        if not paths[name].is_file():
-            torch.manual_seed(0)
-            model = model_class(config)._from_config(config).eval()
-            write_onnx(model, paths[name].parents[1], batch_sizes=(1,))
-    return paths
-
-
-def draw(shapes: Sequence[TriedShape], times: Mapping[int, Mapping[str, float]], threads: int, output: Path) -> None:
+def draw(students: Sequence[MeasuredStudent], times: dict[int, dict[str, float]], threads: int, output: Path) -> None:
     """A panel for each batch size: time in ONNX Runtime, and the KL."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.6 * len(times), 2.8), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(times), 3.4), layout="constrained")
     panels = figure.subplots(1, len(times), squeeze=False)[0]
+    names = list(dict.fromkeys(one.series for one in students))
     for panel, (batch, measured) in zip(panels, times.items(), strict=True):
-        points = sorted((measured[shape.name], shape.kl, shape) for shape in shapes)
-        panel.plot([x for x, _, _ in points], [y for _, y, _ in points], color="tab:grey", linewidth=1, zorder=1)
-        for x, y, shape in points:
-            panel.scatter(x, y, color="black" if shape.taken else "tab:blue", zorder=2)
-            text = f"{shape.name}\n{measured['teacher'] / x:.1f}× a teacher"
-            panel.annotate(text, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        for index, name in enumerate(names):
+            line = sorted((one for one in students if one.series == name), key=lambda one: (one.width, one.ffn))
+            across = [measured[str(one.folder)] for one in line]
+            filled = "full" if name == "auto" else "none"
+            panel.plot(across, [one.kl for one in line], marker="o", fillstyle=filled, color=f"C{index}", label=name)
+            # The names of the first line are left of it, out of the way of the others.
+            place = {"xytext": (-5, -9), "ha": "right"} if index == 0 else {"xytext": (5, 4)}
+            for x, one in zip(across, line, strict=True):
+                text = f"{one.shares}: {100 * one.accuracy:.1f} %"
+                panel.annotate(text, (x, one.kl), **place, textcoords="offset points", fontsize=7)
+        panel.axvline(measured["teacher"], color="tab:grey", linewidth=1, linestyle=":")
+        panel.annotate(
+            "a teacher", (measured["teacher"], 1), xycoords=("data", "axes fraction"), xytext=(-3, -10),
+            textcoords="offset points", ha="right", fontsize=7, color="tab:grey",
+        )  # fmt: skip
         panel.set_yscale("log")
-        panel.margins(x=0.35, y=0.3)
+        panel.margins(y=0.15)
+        panel.set_xlim(left=0)
         panel.set_xlabel(f"ms, batch {batch}, {threads} thread{'s' * (threads > 1)}")
-    panels[0].set_ylabel("held-out KL to the ensemble, nats")
+    panels[0].set_ylabel("KL to the ensemble, nats")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=8)
     save_figure(figure, output)
 
 
