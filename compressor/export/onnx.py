@@ -81,9 +81,9 @@ def write_onnx(
         reports = tuple(
             report_file(partial / name, *ends, seconds[name], parity[name]) for name, ends in names.items()
         )
+        publish(partial, target, stale=onnx_files())
         if parts is not None:
             publish(staged_parts, parts)
-        publish(partial, target, stale=onnx_files())
     return ExportReport(reports).moved(partial, target)
 
 
