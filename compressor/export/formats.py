@@ -14,7 +14,17 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.export.file_kinds import FLOAT16, INT4, INT8, INT8_DYNAMIC, UINT8, FileKind, files_of, has_cache, parts_of
+from compressor.export.file_kinds import (
+    FLOAT16,
+    INT4,
+    INT8,
+    INT8_DYNAMIC,
+    UINT8,
+    FileKind,
+    files_of,
+    has_cache,
+    parts_of,
+)
 from compressor.export.half import HalfSession, write_float16
 from compressor.export.half_plan import HalfPlan, merge_plans, plan_half
 from compressor.export.half_ranges import measure_ranges
@@ -37,7 +47,12 @@ FLOAT = "onnx"
 
 @dataclass(frozen=True)
 class FormatSource:
-    """Inputs of an export; `model` is float32, on the CPU, in eval mode, `floats` has its files and merged ones' parts."""
+    """Inputs of an export.
+
+    Attributes:
+        model: float32, on the CPU, in eval mode.
+        floats: a folder with its float32 ONNX files, and the parts of merged ones.
+    """
 
     model: PreTrainedModel
     floats: Path

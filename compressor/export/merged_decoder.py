@@ -4,9 +4,9 @@ The convention is that of optimum's `merge_decoders`, and what transformers.js l
 https://github.com/huggingface/optimum-onnx/blob/main/optimum/onnx/graph_transformations.py
 https://github.com/huggingface/transformers.js/blob/main/packages/transformers/src/models/modeling_utils.js
 
-The file has all inputs of both and `use_cache_branch` (bool [1]), which chooses a branch of one `If`.  On the first call
-it is false, and `past_key_values` are tensors without entries.  Later calls return no `present.*.encoder`: they are
-empty, and those of the first call still hold.
+The file has all inputs of both and `use_cache_branch` (bool [1]), which chooses a branch of one `If`.  On the first
+call it is false, and `past_key_values` are tensors without entries.  Later calls return empty `present.*.encoder`: those
+of the first call still hold.
 """
 
 from __future__ import annotations
@@ -46,11 +46,10 @@ def merge_decoders(parts: Sequence[Path], path: Path, largest: int) -> None:
     inputs = _share_inputs(graphs)
     weights = list(_share_weights(graphs))
     chosen = ir.Value(name=USE_CACHE, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([1]))
-    branches = [
-        ir.AttrGraph(name, graph) for name, graph in zip(("else_branch", "then_branch"), graphs, strict=True)
-    ]
+    branches = [ir.AttrGraph(name, graph) for name, graph in zip(("else_branch", "then_branch"), graphs, strict=True)]
     choice = ir.Node("", "If", [chosen], branches, outputs=outputs, name="use_cache")
-    opsets = {domain: version for model in models for domain, version in model.opset_imports.items()}
+    opsets = models[0].opset_imports | models[1].opset_imports
+    assert opsets.items() >= models[0].opset_imports.items(), "parts of one export have the same opset"
     graph = ir.Graph(
         [*inputs, chosen], outputs, nodes=[choice], initializers=weights, opset_imports=opsets, name="merged"
     )

@@ -78,9 +78,7 @@ def write_onnx(
             seconds[kind.name] = time.perf_counter() - start
         with silence():
             parity = check_parity(partial, model, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
-        reports = tuple(
-            report_file(partial / name, *ends, seconds[name], parity[name]) for name, ends in names.items()
-        )
+        reports = tuple(report_file(partial / name, *ends, seconds[name], parity[name]) for name, ends in names.items())
         publish(partial, target, stale=onnx_files())
         if parts is not None:
             publish(staged_parts, parts)

@@ -95,7 +95,7 @@ class Session:
         """Values with what the beginning of a single text leaves out."""
         values = with_one_text(values, self.inputs)
         has_past = any(name.startswith(PAST_PREFIX) for name in values)
-        values[USE_CACHE] = torch.tensor([has_past])
+        values.setdefault(USE_CACHE, torch.tensor([has_past]))
         if "input_ids" not in values or has_past:
             return values
         ids = values["input_ids"]
