@@ -5,8 +5,8 @@ https://github.com/huggingface/optimum-onnx/blob/main/optimum/onnx/graph_transfo
 https://github.com/huggingface/transformers.js/blob/main/packages/transformers/src/models/modeling_utils.js
 
 The file has all inputs of both and `use_cache_branch` (bool [1]), which chooses a branch of one `If`.  On the first
-call it is false, and `past_key_values` are tensors without entries.  Later calls return empty `present.*.encoder`: those
-of the first call still hold.
+call it is false, and `past_key_values` are tensors without entries.  Later calls return empty `present.*.encoder`:
+those of the first call still hold.
 """
 
 from __future__ import annotations
@@ -114,19 +114,19 @@ def _share_weights(graphs: Iterable[ir.Graph]) -> Iterable[ir.Value]:
     shared: dict[_Content, ir.Value] = {}
     names: set[str] = set()
     for graph in graphs:
-        for value in list(graph.initializers.values()):
+        for own_name, value in list(graph.initializers.items()):
             tensor = value.const_value
             if tensor is None or not tensor.shape or (len(tensor.shape) == 1 and tensor.dtype in _INDICES):
                 continue
             content = _content(tensor)
             if content not in shared:
-                name = f"{value.name}_merged"
+                name = f"{own_name}_merged"
                 while name in names:
                     name += "_"
                 names.add(name)
                 shared[content] = ir.Value(name=name, type=value.type, shape=value.shape, const_value=tensor)
             value.replace_all_uses_with(shared[content], replace_graph_outputs=True)
-            del graph.initializers[value.name]
+            del graph.initializers[own_name]
     return shared.values()
 
 
