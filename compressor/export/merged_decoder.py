@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from compressor.export.graph_values import integers
 from compressor.export.graphs import OnnxGraph
 from compressor.export.runtime import PAST_PREFIX, USE_CACHE
 
@@ -79,9 +80,11 @@ def _answer_all(step: ir.Graph, outputs: Sequence[ir.Value]) -> None:
         if value.name in own:
             continue
         assert value.shape is not None and value.dtype is not None
-        # As in optimum: no samples, and one entry of other dynamic axes.
+        # As in optimum: no samples, and one entry of other dynamic axes; but OpenVINO reads a constant of no entries as
+        # a scalar.
         sizes = [size if isinstance(size, int) else int(axis > 0) for axis, size in enumerate(value.shape)]
-        empty = ir.node("Constant", [], {"value": ir.tensor(np.zeros(sizes, value.dtype.numpy()))})
+        shape = integers(step, f"shape_{'_'.join(map(str, sizes))}", np.array(sizes, np.int64))
+        empty = ir.node("ConstantOfShape", [shape], {"value": ir.tensor(np.zeros(1, value.dtype.numpy()))})
         empty.outputs[0].name = value.name
         empty.outputs[0].type, empty.outputs[0].shape = value.type, ir.Shape(sizes)
         step.append(empty)
