@@ -106,10 +106,13 @@ def prepare(folder: Path) -> None:
 def tiny_models() -> Iterator[tuple[str, PreTrainedModel]]:
     """(name, model) of every task, with random weights that tell classes and tokens apart."""
     for family in _FAMILIES:
-        # ONNX Runtime's kernel of grouped attention takes heads of 16, 32, ...
-        # With its own initial scale, T5 repeats the first token.
-        sizes = {"llama": {"hidden_size": 64, "head_dim": 16}, "t5": {"initializer_factor": 1.5}}.get(family, {})
-        config = tiny_config(family, initializer_range=0.2, init_std=0.2, **sizes)
+        values: dict[str, dict[str, Any]] = {
+            # ONNX Runtime's kernel of grouped attention takes heads of 16, 32, ...
+            "llama": {"hidden_size": 64, "head_dim": 16},
+            # With its own initial scale, it repeats the first token.
+            "t5": {"initializer_factor": 1.5},
+        }
+        config = tiny_config(family, initializer_range=0.2, init_std=0.2, **values.get(family, {}))
         torch.manual_seed(0)
         yield family, model_class(config)._from_config(config).eval()
     base = BertConfig(

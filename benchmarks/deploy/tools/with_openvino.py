@@ -21,7 +21,8 @@ def ran(paths: list[Path], expected: dict[str, Any], allowed: float) -> str:
     compiled = [core.compile_model(core.read_model(path), "CPU", _FLOAT32) for path in paths]
     inputs = arrays(expected["inputs"])
     if len(compiled) > 1:
-        ids = translated(*reversed(compiled), inputs, expected)
+        decoder, encoder = compiled
+        ids = translated(encoder, decoder, inputs, expected)
         return same_tokens(ids, np.array(expected["generated"])[:, -ids.shape[1] :], expected["new"], allowed)
     if "generated" in expected:
         ids = generated(compiled[0], inputs["input_ids"], expected["new"], expected["end"])
@@ -68,7 +69,8 @@ def translated(encoder: Any, decoder: Any, inputs: dict[str, np.ndarray], expect
     ids = new = np.full((len(hidden), 1), expected["start"])
     for step in range(expected["new"]):
         feed = {"input_ids": new, "encoder_hidden_states": hidden, "use_cache_branch": np.array([step > 0]), **past}
-        feed["encoder_attention_mask"] = inputs.get("attention_mask")
+        if "attention_mask" in inputs:
+            feed["encoder_attention_mask"] = inputs["attention_mask"]
         found = decoder({name: value for name, value in feed.items() if name in read})
         logits = np.array(found["logits"])[:, -1:]
         logits[..., expected["end"]] = -np.inf
