@@ -103,7 +103,7 @@ def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]
     return tuple(kind for kind in kinds.values() if kind.name not in merged)
 
 
-def parts_of(kinds: Iterable[FileKind]) -> tuple[FileKind, ...]:
+def single_graphs(kinds: Iterable[FileKind]) -> tuple[FileKind, ...]:
     """Files of one graph each: the parts of merged ones, and all others."""
     return tuple(part for kind in kinds for part in kind.parts or (kind,))
 

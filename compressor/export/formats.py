@@ -23,7 +23,7 @@ from compressor.export.file_kinds import (
     FileKind,
     files_of,
     has_cache,
-    parts_of,
+    single_graphs,
 )
 from compressor.export.half import HalfSession, write_float16
 from compressor.export.half_plan import HalfPlan, merge_plans, plan_half
@@ -64,7 +64,7 @@ class FormatSource:
     def half_plans(self) -> dict[str, HalfPlan]:
         """{file: operations that stay in float32}, measured once for all kinds; of merged ones and their parts."""
         kinds = files_of(self.model, self.options.cache)
-        ranges = measure_ranges(parts_of(kinds), self.floats, self.model, self.calibration, self.seed)
+        ranges = measure_ranges(single_graphs(kinds), self.floats, self.model, self.calibration, self.seed)
         samples = sum(len(next(iter(batch.values()))) for batch in self.calibration)
         plans = {name: plan_half(self.floats / name, found, samples) for name, found in ranges.items()}
         merged = {kind.name: merge_plans([plans[part.name] for part in kind.parts]) for kind in kinds if kind.parts}

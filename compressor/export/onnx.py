@@ -14,7 +14,7 @@ from torch.onnx.errors import OnnxExporterError
 from transformers import PreTrainedModel
 
 from compressor.errors import UnsupportedError
-from compressor.export.file_kinds import FileKind, files_of, has_cache, parts_of
+from compressor.export.file_kinds import FileKind, files_of, has_cache, single_graphs
 from compressor.export.graphs import OnnxGraph
 from compressor.export.merged_decoder import input_names, merge_decoders
 from compressor.export.opset import OpsetError, check_opset, opset_of
@@ -71,7 +71,7 @@ def write_onnx(
         for kind in kinds:
             start = time.perf_counter()
             pieces = staged_parts if kind.parts else partial
-            graphs = [_traced(part, model, cache, opset, pieces / part.name) for part in parts_of([kind])]
+            graphs = [_traced(part, model, cache, opset, pieces / part.name) for part in single_graphs([kind])]
             if kind.parts:
                 merge_decoders([pieces / part.name for part in kind.parts], partial / kind.name, LARGEST_FILE)
             names[kind.name] = input_names(graphs), graphs[0].outputs
