@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 
 import torch
@@ -13,11 +14,23 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.export.file_kinds import FLOAT16, INT4, INT8, INT8_DYNAMIC, UINT8, FileKind, files_of, has_cache
+from compressor.export.file_kinds import (
+    FLOAT16,
+    INT4,
+    INT8,
+    INT8_DYNAMIC,
+    UINT8,
+    FileKind,
+    files_of,
+    has_cache,
+    single_graphs,
+)
 from compressor.export.half import HalfSession, write_float16
-from compressor.export.half_plan import HalfPlan, plan_half
+from compressor.export.half_plan import HalfPlan, merge_plans, plan_half
 from compressor.export.half_ranges import measure_ranges
 from compressor.export.half_weights import HalfModel, write_half_weights
+from compressor.export.merged_decoder import merge_decoders
+from compressor.export.onnx import LARGEST_FILE
 from compressor.export.opset import check_opset
 from compressor.export.parity_cases import MODEL
 from compressor.export.quantise import write_dynamic_int8, write_dynamic_uint8, write_int4, write_static_int8
@@ -34,7 +47,12 @@ FLOAT = "onnx"
 
 @dataclass(frozen=True)
 class FormatSource:
-    """Inputs of an export; `model` is float32, on the CPU, in eval mode."""
+    """Inputs of an export.
+
+    Attributes:
+        model: float32, on the CPU, in eval mode.
+        floats: a folder with its float32 ONNX files, and the parts of merged ones.
+    """
 
     model: PreTrainedModel
     floats: Path
@@ -44,11 +62,16 @@ class FormatSource:
 
     @cached_property
     def half_plans(self) -> dict[str, HalfPlan]:
-        """{kind: operations that stay in float32}, measured once for all kinds."""
+        """{file: operations that stay in float32}, measured once for all kinds; of merged ones and their parts."""
         kinds = files_of(self.model, self.options.cache)
-        ranges = measure_ranges(kinds, self.floats, self.model, self.calibration, self.seed)
+        ranges = measure_ranges(single_graphs(kinds), self.floats, self.model, self.calibration, self.seed)
         samples = sum(len(next(iter(batch.values()))) for batch in self.calibration)
-        return {name: plan_half(self.floats / name, found, samples) for name, found in ranges.items()}
+        plans = {name: plan_half(self.floats / name, found, samples) for name, found in ranges.items()}
+        merged = {kind.name: merge_plans([plans[part.name] for part in kind.parts]) for kind in kinds if kind.parts}
+        return plans | merged
+
+
+_Write = Callable[[FileKind, FormatSource, Path], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +91,7 @@ class ExportFormat:
 
     meaning: str
     folder: str
-    write: Callable[[FileKind, FormatSource, Path], None]
+    write: _Write
     open: Callable[[Path], Runnable]
     suffix: str = ""
     ending: str = ".onnx"
@@ -99,25 +122,46 @@ def _copy(kind: FileKind, source: FormatSource, path: Path) -> None:
         shutil.copy(file, path.parent / file.name)
 
 
+def _by_part(write: _Write) -> _Write:
+    """A writer that converts the parts of a merged file, then merges them: ONNX Runtime's tools skip branches."""
+
+    @wraps(write)
+    def written(kind: FileKind, source: FormatSource, path: Path) -> None:
+        if not kind.parts:
+            return write(kind, source, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            parts = [Path(folder) / part.name for part in kind.parts]
+            for part, place in zip(kind.parts, parts, strict=True):
+                write(part, source, place)
+            merge_decoders(parts, path, LARGEST_FILE)
+
+    return written
+
+
+@_by_part
 def _int8(kind: FileKind, source: FormatSource, path: Path) -> None:
     if is_image_config(source.model.config):
         write_static_int8(source.floats / kind.name, path, source.calibration, source.options.int8)
     else:
-        _dynamic_int8(kind, source, path)
+        write_dynamic_int8(source.floats / kind.name, path, source.options.int8)
 
 
+@_by_part
 def _dynamic_int8(kind: FileKind, source: FormatSource, path: Path) -> None:
     write_dynamic_int8(source.floats / kind.name, path, source.options.int8)
 
 
+@_by_part
 def _uint8(kind: FileKind, source: FormatSource, path: Path) -> None:
     write_dynamic_uint8(source.floats / kind.name, path, source.options.int8)
 
 
+@_by_part
 def _int4(kind: FileKind, source: FormatSource, path: Path) -> None:
     write_int4(source.floats / kind.name, path)
 
 
+@_by_part
 def _float16(kind: FileKind, source: FormatSource, path: Path) -> None:
     write_float16(source.floats / kind.name, path, source.half_plans[kind.name])
 

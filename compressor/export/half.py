@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from compressor.export.half_plan import HalfPlan, name_nodes
-from compressor.export.half_ranges import float_tensors
+from compressor.export.half_ranges import tensors_of, with_types
 from compressor.export.onnx import LARGEST_FILE
 from compressor.export.quantise import quantiser_errors_as_one_line, without_inner_shapes
 from compressor.export.runtime import Session
@@ -113,17 +114,22 @@ class HalfSession(Session):
 
 def _round_results(model: ModelProto) -> None:
     """Make operations compute in float32 and round their results by casts, which ONNX Runtime keeps."""
-    graph = model.graph
-    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
-    stored = sorted(halves)
-    halves |= set(float_tensors(model, TensorProto.FLOAT16))
+    _round_graph(model.graph, with_types(model), frozenset())
+
+
+def _round_graph(graph: GraphProto, typed: GraphProto, outside: Set[str]) -> None:
+    """`_round_results` of a graph, in place; `typed` is the same with types, `outside` the float16 values around it."""
+    stored = sorted(tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16)
+    halves = {*outside, *stored, *tensors_of(typed, TensorProto.FLOAT16)}
     del graph.value_info[:]
     nodes = [_cast(name, _raised(name), TensorProto.FLOAT) for name in stored]
-    for node in graph.node:
-        if not _has_graph(node):
-            for place, name in enumerate(node.input):
-                if name in halves:
-                    node.input[place] = _raised(name)
+    for node, typed_node in zip(graph.node, typed.node, strict=True):
+        for part, typed_part in zip(node.attribute, typed_node.attribute, strict=True):
+            if part.HasField("g"):
+                _round_graph(part.g, typed_part.g, halves)
+        for place, name in enumerate(node.input):
+            if name in halves:
+                node.input[place] = _raised(name)
         nodes.append(node)
         for place, name in enumerate(node.output):
             if name not in halves:
@@ -135,10 +141,6 @@ def _round_results(model: ModelProto) -> None:
     ordered = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(ordered)
-
-
-def _has_graph(node: NodeProto) -> bool:
-    return any(part.HasField("g") or part.graphs for part in node.attribute)
 
 
 def _raised(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,18 @@ class HalfPlan:
     largest: float
     largest_in_half: float
     samples: int
+
+
+def merge_plans(plans: Sequence[HalfPlan]) -> HalfPlan:
+    """The plan of several graphs together; the names of their nodes are not."""
+    return HalfPlan(
+        frozenset(),
+        sum(plan.operations for plan in plans),
+        dict(sorted(sum((Counter(plan.kept) for plan in plans), Counter[str]()).items())),
+        max(plan.largest for plan in plans),
+        max(plan.largest_in_half for plan in plans),
+        plans[0].samples,
+    )
 
 
 def name_nodes(model: ModelProto) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -103,14 +103,23 @@ def measure_ranges(
     return {name: session.ranges for name, session in files.items()}
 
 
-def float_tensors(model: ModelProto, kind: int = TensorProto.FLOAT) -> list[str]:
-    """Inputs and results of a graph's operations of one type of floats, by inference of types."""
+def float_tensors(model: ModelProto) -> list[str]:
+    """Inputs and results of a graph's operations in float32."""
+    return tensors_of(with_types(model), TensorProto.FLOAT)
+
+
+def with_types(model: ModelProto) -> GraphProto:
+    """The graph with the types of all results, in branches too, by inference."""
     bare = ModelProto()
     bare.CopyFrom(model)
     # Inner shapes contradict transposed weights.
     del bare.graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(bare).graph
-    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    return onnx.shape_inference.infer_shapes(bare).graph
+
+
+def tensors_of(graph: GraphProto, kind: int) -> list[str]:
+    """Inputs and results of a graph's operations of one type, but those of its branches."""
+    values = (*graph.input, *graph.value_info, *graph.output)
     return list(dict.fromkeys(value.name for value in values if value.type.tensor_type.elem_type == kind))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx
@@ -14,8 +14,9 @@ from torch.onnx.errors import OnnxExporterError
 from transformers import PreTrainedModel
 
 from compressor.errors import UnsupportedError
-from compressor.export.file_kinds import files_of, has_cache
+from compressor.export.file_kinds import FileKind, files_of, has_cache, single_graphs
 from compressor.export.graphs import OnnxGraph
+from compressor.export.merged_decoder import input_names, merge_decoders
 from compressor.export.opset import OpsetError, check_opset, opset_of
 from compressor.export.parity import check_parity
 from compressor.export.reports import ExportReport, report_file
@@ -39,12 +40,16 @@ def write_onnx(
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
     opset: int | None = None,
+    parts: Path | None = None,
 ) -> ExportReport:
     """Write a model to `folder`/onnx in float32, for any batch size and length, and compare with torch.
 
-    Encoder–decoders have `encoder_model.onnx`, `decoder_model.onnx` and `decoder_with_past_model.onnx`, all others
-    `model.onnx`: of causal language models it takes and gives keys and values, if `cache`.  See `graphs` for inputs,
-    `check_parity` for arguments.  Older files are replaced only if all new ones pass.
+    Encoder–decoders have `encoder_model.onnx` and `decoder_model_merged.onnx`, or `decoder_model.onnx` without `cache`;
+    all others `model.onnx`: of causal language models it takes and gives keys and values, if `cache`.  See `graphs` and
+    `merged_decoder` for inputs, `check_parity` for arguments.  Older files are replaced only if all new ones pass.
+
+    Args:
+        parts: a folder for the files of one graph each that merged files are made of; they are not kept if omitted.
 
     Raises:
         UserError: an opset that onnx or ONNX Runtime does not know.
@@ -57,25 +62,26 @@ def write_onnx(
     cache = has_cache(model, cache)
     target = Path(folder) / "onnx"
     model = float32_on_cpu(model)
-    graphs: dict[str, OnnxGraph] = {}
+    names: dict[str, tuple[Iterable[str], Iterable[str]]] = {}
     seconds: dict[str, float] = {}
     with export_stage(model, target) as stage:
-        partial = stage / "onnx"
+        partial, staged_parts = stage / "onnx", stage / "parts"
         partial.mkdir()
+        staged_parts.mkdir()
         for kind in kinds:
             start = time.perf_counter()
-            with silence(), traceable(model):
-                graphs[kind.name] = make_graph(kind, model, cache)
-                graphs[kind.name].opset = opset
-                _export(graphs[kind.name], partial / kind.name)
+            pieces = staged_parts if kind.parts else partial
+            graphs = [_traced(part, model, cache, opset, pieces / part.name) for part in single_graphs([kind])]
+            if kind.parts:
+                merge_decoders([pieces / part.name for part in kind.parts], partial / kind.name, LARGEST_FILE)
+            names[kind.name] = input_names(graphs), graphs[0].outputs
             seconds[kind.name] = time.perf_counter() - start
         with silence():
             parity = check_parity(partial, model, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
-        reports = tuple(
-            report_file(partial / name, graph.inputs, graph.outputs, seconds[name], parity[name])
-            for name, graph in graphs.items()
-        )
+        reports = tuple(report_file(partial / name, *ends, seconds[name], parity[name]) for name, ends in names.items())
         publish(partial, target, stale=onnx_files())
+        if parts is not None:
+            publish(staged_parts, parts)
     return ExportReport(reports).moved(partial, target)
 
 
@@ -98,6 +104,15 @@ def largest_differences(
     with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
         report = write_onnx(model, folder, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
     return {file.path.name: file.parity.max_rel for file in report.files}
+
+
+def _traced(kind: FileKind, model: PreTrainedModel, cache: bool, opset: int | None, path: Path) -> OnnxGraph:
+    """Write a file of one graph; its computation."""
+    with silence(), traceable(model):
+        graph = make_graph(kind, model, cache)
+        graph.opset = opset
+        _export(graph, path)
+    return graph
 
 
 def _export(graph: OnnxGraph, path: Path) -> None:

@@ -28,6 +28,8 @@ PADDINGS = ("none", "right", "left")
 
 MODEL = "model.onnx"
 ENCODER, DECODER, DECODER_STEP = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
+#: Both decoders in one file.
+DECODER_MERGED = "decoder_model_merged.onnx"
 
 Files = Mapping[str, Runnable]
 
@@ -119,6 +121,17 @@ def decoder_step_cases(files: Files, model: PreTrainedModel, batch: int, seed: i
         yield _chain(files, model, source, padding, STEP_SIZES[index % len(STEP_SIZES)], seed)
 
 
+def merged_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+    """Merged decoders: first calls, and several in a row."""
+    yield from decoder_cases(files, model, batch, seed)
+    yield from decoder_step_cases(files, model, batch, seed)
+
+
+def _decoder(files: Files, past: bool) -> Runnable:
+    """The file that takes a first call, or one with past."""
+    return files[DECODER_MERGED] if DECODER_MERGED in files else files[DECODER_STEP if past else DECODER]
+
+
 def _chain(
     files: Files, model: PreTrainedModel, source: dict[str, Tensor], padding: str, steps: tuple[int, ...], seed: int
 ) -> ParityTrial:
@@ -135,16 +148,17 @@ def _chain(
     cache: Any = None
     past: dict[str, Tensor] = {}
     for begin, end in _spans(steps):
-        session = files[DECODER_STEP if begin else DECODER]
         with torch.inference_mode():
             output = model(
                 encoder_outputs=encoded, decoder_input_ids=ids[:, begin:end], past_key_values=cache, use_cache=True,
                 return_dict=True, **mask,
             )  # fmt: skip
-        given = session.run({"input_ids": ids[:, begin:end], "encoder_hidden_states": hidden, **file_mask, **past})
+        given = _decoder(files, bool(past)).run(
+            {"input_ids": ids[:, begin:end], "encoder_hidden_states": hidden, **file_mask, **past}
+        )
         cache = output.past_key_values
         # Only the first call returns the encoder's keys and values.
-        past |= past_of(given)
+        past |= {name: value for name, value in past_of(given).items() if name not in past or ".decoder." in name}
         for expected in (full[name][:, begin:end], outputs_of(model, output)[name]):
             pairs.append(OutputPair(name, expected, given[name], None))
     shapes = _shapes({**source, "decoder_input_ids": ids})
@@ -247,11 +261,11 @@ def logits_of_files(files: Files, task: Task, inputs: Mapping[str, Tensor]) -> T
 
 
 def decoder_logits(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits of an encoder's and a decoder's file for a batch, without past."""
+    """Logits of the files of an encoder and its decoder for a batch, without past."""
     given = {
         "input_ids": inputs["decoder_input_ids"],
         "encoder_hidden_states": files[ENCODER].run(source_inputs(inputs))["last_hidden_state"],
     }
     if "attention_mask" in inputs:
         given["encoder_attention_mask"] = inputs["attention_mask"]
-    return files[DECODER].run(given)["logits"]
+    return _decoder(files, False).run(given)["logits"]

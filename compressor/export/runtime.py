@@ -31,6 +31,8 @@ class Runnable(Protocol):
 
 
 PAST_PREFIX = "past_key_values."
+#: Input of a merged decoder: whether there is a past.
+USE_CACHE = "use_cache_branch"
 
 
 def with_one_text(values: Mapping[str, Tensor], inputs: Container[str]) -> dict[str, Tensor]:
@@ -84,7 +86,7 @@ class Session:
     def empty_past(self, batch: int) -> dict[str, Tensor]:
         """Past keys and values of no tokens."""
         return {
-            name: torch.zeros(batch, int(shape[1] or 0), 0, int(shape[3] or 0))
+            name: torch.zeros(batch, *(size if isinstance(size, int) else 0 for size in shape[1:]))
             for name, shape in self.inputs.items()
             if name.startswith(PAST_PREFIX)
         }
@@ -92,7 +94,9 @@ class Session:
     def _completed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Values with what the beginning of a single text leaves out."""
         values = with_one_text(values, self.inputs)
-        if "input_ids" not in values or any(name.startswith(PAST_PREFIX) for name in values):
+        has_past = any(name.startswith(PAST_PREFIX) for name in values)
+        values.setdefault(USE_CACHE, torch.tensor([has_past]))
+        if "input_ids" not in values or has_past:
             return values
         ids = values["input_ids"]
         mask = values.get("attention_mask", torch.ones_like(ids))

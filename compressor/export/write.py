@@ -138,6 +138,7 @@ def _write_floats(
             batch_sizes=comparison.batch_sizes,
             seed=comparison.seed,
             opset=options.opset,
+            parts=source.floats,
         )
     except UnsupportedError as error:
         if raises:

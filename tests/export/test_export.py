@@ -3,6 +3,7 @@
 import copy
 import shutil
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -350,37 +351,78 @@ class TestEncoderDecoder:
 
     def test_files_and_names(self, seq2seq):
         _, report, folder = seq2seq
-        assert written(folder) == ["decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx"]
-        encoder, decoder, step = report.files
+        assert written(folder) == ["decoder_model_merged.onnx", "encoder_model.onnx"]
+        encoder, decoder = report.files
         assert (encoder.inputs, encoder.outputs) == (("input_ids", "attention_mask"), ("last_hidden_state",))
         kept = [f"0.{part}.{kind}" for part in ("decoder", "encoder") for kind in ("key", "value")]
-        assert decoder.inputs == ("input_ids", "encoder_attention_mask", "encoder_hidden_states")
+        assert decoder.inputs == (
+            "input_ids", "encoder_attention_mask", "encoder_hidden_states",
+            *(f"past_key_values.{name}" for name in kept), "use_cache_branch",
+        )  # fmt: skip
         assert decoder.outputs == ("logits", *(f"present.{name}" for name in kept))
-        assert step.inputs == ("input_ids", "encoder_attention_mask", *(f"past_key_values.{name}" for name in kept))
-        assert step.outputs == ("logits", *(f"present.{name}" for name in kept[:2]))
+        session = Session(decoder.path)
+        assert (tuple(session.inputs), session.outputs) == (decoder.inputs, decoder.outputs)
         assert report.path == encoder.path
         assert all(file.parity.max_rel < 1e-5 for file in report.files)
-        assert {case.padding for case in step.parity.cases} == {"none", "right", "left"}
-        assert {case.steps for case in step.parity.cases} == {(1, 1, 1), (5, 1, 1), (9, 3, 1)}
+        assert {case.padding for case in decoder.parity.cases} == {"none", "right", "left"}
+        assert {case.steps for case in decoder.parity.cases} == {(), (1, 1, 1), (5, 1, 1), (9, 3, 1)}
 
-    def test_they_generate_what_torch_generates(self, seq2seq):
+    def test_weights_of_both_branches_are_stored_once(self, seq2seq):
         model, report, _ = seq2seq
-        encoder, decoder, step = (file.path for file in report.files)
+        weights = [np.prod(t.dims) for t in onnx.load(report.files[1].path).graph.initializer]
+        # And tables of positions.
+        assert sum(weights) < 1.1 * sum(p.numel() for p in (*model.decoder.parameters(), *model.lm_head.parameters()))
+
+    @pytest.mark.parametrize("sizes", [(3, 2, 0, 8), (1, 1, 0, 1), (0, 2, 0, 5)])
+    def test_they_generate_what_torch_generates(self, seq2seq, sizes):
+        model, report, _ = seq2seq
+        encoder, decoder = (file.path for file in report.files)
         source = dummy_inputs(model.config, 3, 11)
         source = {name: source[name] for name in ("input_ids", "attention_mask")}
         source["attention_mask"][1, 6:] = 0
         expected = model.generate(**source, max_new_tokens=6, min_new_tokens=6, do_sample=False, eos_token_id=None)
         hidden = run(encoder, **source)["last_hidden_state"]
-        seen = {"encoder_attention_mask": source["attention_mask"]}
-        ids = torch.zeros(3, 1, dtype=torch.long)
-        found = run(decoder, input_ids=ids, encoder_hidden_states=hidden, **seen)
-        past = {}
-        for _ in range(6):
+        seen = {"encoder_attention_mask": source["attention_mask"], "encoder_hidden_states": hidden}
+        ids = new = torch.zeros(3, 1, dtype=torch.long)
+        # Tools give the empty past of the first call sizes of their own.
+        past = {name: torch.zeros(sizes) for name in report.files[1].inputs if name.startswith("past")}
+        for step in range(6):
+            found = run(decoder, input_ids=new, **seen, **past, use_cache_branch=torch.tensor([step > 0]))
             new = found["logits"][:, -1:].argmax(-1)
             ids = torch.cat([ids, new], 1)
-            past |= {name.replace("present", "past_key_values"): v for name, v in found.items() if name != "logits"}
-            found = run(step, input_ids=new, **seen, **past)
+            present = {name.replace("present", "past_key_values"): v for name, v in found.items() if name != "logits"}
+            # As transformers.js and optimum do: those of the encoder are of the first call.
+            assert all(("encoder" in name and step > 0) == (not value.numel()) for name, value in present.items())
+            past |= {name: value for name, value in present.items() if value.numel()}
         assert torch.equal(ids, expected)
+
+    def test_other_formats_have_its_names(self, seq2seq, tmp_path):
+        options = ExportOptions()
+        found = write_formats(["onnx-int8", "onnx-int4", "onnx-fp16"], seq2seq[0], tmp_path, options, batch_sizes=(2,))
+        assert [path for path in written(tmp_path) if path.endswith("onnx")] == sorted(
+            f"{part}{end}.onnx"
+            for part in ("encoder_model", "decoder_model_merged")
+            for end in ("_quantized", "_q4", "_fp16")
+        )
+        limits = {"onnx-int8": 0.05, "onnx-int4": 0.3, "onnx-fp16": 0.005}
+        for name, limit in limits.items():
+            assert 0 < found[name].report.parity.error < limit
+        plan = found["onnx-fp16"].report.files[1].half
+        assert plan.operations > 100 and plan.kept["Softmax"] > 0
+
+    def test_an_earlier_version_s_file_with_past_goes(self, seq2seq, tmp_path, monkeypatch):
+        model, report, folder = seq2seq
+        shutil.copytree(folder / "onnx", tmp_path / "onnx")
+        for name in ("decoder_model.onnx", "decoder_with_past_model.onnx"):
+            (tmp_path / "onnx" / name).write_text("")
+        monkeypatch.setattr(
+            exporter, "_export", lambda graph, path: shutil.copy(folder / "onnx" / "encoder_model.onnx", path)
+        )
+        monkeypatch.setattr(
+            exporter, "merge_decoders", lambda parts, path, largest: shutil.copy(report.files[1].path, path)
+        )
+        write_onnx(model, tmp_path, batch_sizes=(1,))
+        assert written(tmp_path) == ["decoder_model_merged.onnx", "encoder_model.onnx"]
 
     @pytest.mark.slow
     def test_spectrograms(self, tmp_path):
@@ -392,22 +434,23 @@ class TestEncoderDecoder:
         assert report.parity.max_rel < 1e-5
         assert written(tmp_path) == ["decoder_model.onnx", "encoder_model.onnx"]
 
-    def test_a_wrong_file_of_three_is_named(self, seq2seq, tmp_path):
+    def test_a_wrong_file_is_named(self, seq2seq, tmp_path):
         model, _, folder = seq2seq
         shutil.copytree(folder / "onnx", tmp_path, dirs_exist_ok=True)
-        spoil(tmp_path / "decoder_with_past_model.onnx", [16, 50], 1.01)
-        with pytest.raises(ParityError, match=r"decoder_with_past_model\.onnx differs .* decoder_input_ids \["):
+        spoil(tmp_path / "decoder_model_merged.onnx", [16, 50], 1.01)
+        with pytest.raises(ParityError, match=r"decoder_model_merged\.onnx differs .* decoder_input_ids \["):
             check_parity(tmp_path, model)
 
 
 class TestLayout:
     def test_tasks_are_known(self):
         assert set(STACKS) | set(ENCODER_DECODERS) <= set(TASKS)
-        # Four files and an earlier version's in six formats, one of them under an earlier name too.
-        assert len(set(NAMES)) == len(NAMES) == 35
+        # Four files and two of an earlier version in six formats, one of them under an earlier name too.
+        assert len(set(NAMES)) == len(NAMES) == 42
 
     def test_a_file_with_past_is_only_there_with_a_cache(self):
         assert [kind.name for kind in files_of(mistral(), cache=False)] == ["model.onnx"]
+        assert [kind.name for kind in files_of(t5())] == ["encoder_model.onnx", "decoder_model_merged.onnx"]
         assert [kind.name for kind in files_of(t5(), cache=False)] == ["encoder_model.onnx", "decoder_model.onnx"]
 
 
