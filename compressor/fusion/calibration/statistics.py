@@ -11,7 +11,7 @@ from compressor.fusion.calibration.processes import Processes
 
 #: Columns of one block of a product: the memory of larger ones would be new for every batch, which takes longer than
 #: the sums.
-BLOCK = 384
+BLOCK_COLUMNS = 384
 
 
 class Gram:
@@ -72,8 +72,8 @@ class Regression:
         if self.origin is not None:
             inputs, outputs = inputs - self.origin[0].to(inputs), outputs - self.origin[1].to(outputs)
         _add_self_product(self.gram, inputs)
-        for start in range(0, inputs.shape[1], BLOCK):
-            self.cross[start : start + BLOCK] += (inputs[:, start : start + BLOCK].T @ outputs).cpu()
+        for start in range(0, inputs.shape[1], BLOCK_COLUMNS):
+            self.cross[start : start + BLOCK_COLUMNS] += (inputs[:, start : start + BLOCK_COLUMNS].T @ outputs).cpu()
         self.inputs += inputs.sum(0).cpu()
         self.outputs += outputs.sum(0).cpu()
         self.energy += float(outputs.square().sum(0).cpu().double().sum())
@@ -95,8 +95,8 @@ def self_product(values: Tensor) -> Tensor:
 
 def _add_self_product(total: Tensor, values: Tensor) -> None:
     """Add xᵀx of rows [T, n] to float64 sums, from one triangle."""
-    for start in range(0, values.shape[1], BLOCK):
-        stop = start + BLOCK
+    for start in range(0, values.shape[1], BLOCK_COLUMNS):
+        stop = start + BLOCK_COLUMNS
         block = (values[:, start:stop].T @ values[:, start:]).cpu()
         total[start:stop, start:] += block
         total[stop:, start:stop] += block[:, stop - start :].T
