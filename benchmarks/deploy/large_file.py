@@ -3,8 +3,8 @@
     python -m benchmarks.deploy.large_file -o FOLDER
 
 A BERT with random weights and wide feed-forward networks is exported, compared with torch, and opened again by ONNX
-Runtime from a copy of the folder; prints sizes, the largest difference, seconds and peak memory.  It needs about two and a
-half times the file's size of memory (5.3 GB for the 2.2 GB of the defaults), and more than twice of disk.
+Runtime from a copy of the folder; prints sizes, the largest difference, seconds and peak memory.  It needs about two
+and a half times the file's size of memory (5.3 GB for the 2.2 GB of the defaults), and more than twice of disk.
 """
 
 from __future__ import annotations
