@@ -17,6 +17,7 @@ from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.models.streamed import StoredWeights, blocks_of
 from compressor.utils.files import atomic_write_text
 from compressor.utils.input_files import MIB, read_json
+from compressor.utils.process_memory import return_freed_memory
 
 #: The file that lists what is finished; written after each layer.
 _STATE = "layers.json"
@@ -72,6 +73,7 @@ class FinishedLayers:
         self._source.add(self._folder / file, names)
         # None forgets what a process that is killed now would go on from.
         self._processes.least(len(self._entries))
+        return_freed_memory()
         # A later stack reads what the last layer of this one gives.
         ends = {stack.layers[-1] for stack in self._student.anatomy.stacks}
         for other in self._entries.keys() - ends - {layer}:

@@ -30,6 +30,7 @@ from compressor.fusion.maps.residual_statistics import residual_problems
 from compressor.fusion.streaming import fusion_key
 from compressor.models.streamed import blocks_of
 from compressor.recipe.fusion import PreferName
+from compressor.utils.process_memory import return_freed_memory
 
 #: Share of residual energy that common components may leave out before other coordinates and reconstruction are tried.
 RESIDUAL_ENERGY_SLACK = 0.02
@@ -94,6 +95,7 @@ def _fuse_streamed(
     residual = maps.make(problems)
     # Large, and not needed any more.
     problems.clear()
+    return_freed_memory()
     student = StudentBuilder(context.model, context.anatomy, context.teachers, residual, options)
     if context.processes.shared and needs_descent(student):
         raise UserError(
