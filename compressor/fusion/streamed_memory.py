@@ -23,8 +23,8 @@ SINGLE_BYTES, DOUBLE_BYTES = 4, 8
 PROCESS_BYTES = 600 << 20
 #: Square float64 matrices that a principal component analysis holds at once.
 RESIDUAL_MATRICES = 5.0
-#: The same of the choice of units: moments and their residuals; and matrices of units by the student's coordinates.
-UNIT_MATRICES, UNIT_CROSSES = 3.0, 5.0
+#: The same of the choice of units: moments, and a copy of them; and matrices of units by the student's coordinates.
+UNIT_MATRICES, UNIT_CROSSES = 2.0, 5.0
 #: Matrices of a ridge regression's inputs by inputs, and by outputs: sums, of training and held out, and the weight.
 RIDGE_GRAMS, RIDGE_CROSSES = 10.0, 3.5
 #: Vectors of a descent by L-BFGS in addition to those that it remembers.
@@ -113,7 +113,7 @@ def predict_memory(
     width, units = anatomy.residual.size, widest_units(anatomy)
     layers = SINGLE_BYTES * (sum(size.layer for size in sizes) + made.layer)
     call = SINGLE_BYTES * CALL_TOKENS * 4 * max(map(widest_units, anatomies))
-    moments = DOUBLE_BYTES * (UNIT_MATRICES * pooled**2 + UNIT_CROSSES * pooled * anatomy.residual.size)
+    moments = DOUBLE_BYTES * pooled * (UNIT_MATRICES * pooled + units + UNIT_CROSSES * width)
     transport = DOUBLE_BYTES * 3 * max(size.largest for size in sizes)
     ridge = DOUBLE_BYTES * (RIDGE_GRAMS * units**2 + RIDGE_CROSSES * units * width)
     head = DOUBLE_BYTES * (RIDGE_GRAMS * width**2 + RIDGE_CROSSES * width * classes)

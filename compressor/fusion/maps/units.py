@@ -10,13 +10,10 @@ from torch import Tensor
 
 from compressor.anatomy import Map
 from compressor.fusion.features.base import SpaceStatistics
+from compressor.fusion.maps.pursuit import pursue_blocks, pursue_units
 from compressor.fusion.maps.residual import gram_for, pooled_maps
 from compressor.transport import Coupling, CouplingOptions, Registry, barycentre, from_importance, from_selection
 
-#: Ridge of the regressions that choose units, relative to the mean variance.
-SELECTION_RIDGE = 1e-4
-#: Units chosen between updates of the moments: they fit the cache.
-SELECTED_TOGETHER = 64
 #: Share of gain below which the barycentre of units stops.
 SELECTION_TOLERANCE = 1e-2
 
@@ -137,59 +134,7 @@ def _empty(problem: UnitProblem, units: int) -> tuple[Map, Coupling]:
 
 def pursue(problem: UnitProblem) -> Tensor:
     """The units that reduce the refit error most, by greedy pursuit."""
-    return _pursue_single(problem) if problem.block == 1 else _choose_forward(problem)
-
-
-def _pursue_single(problem: UnitProblem) -> Tensor:
-    """Orthogonal matching pursuit.
-
-    Pivoted Cholesky G ≈ LLᵀ gives the residuals, a column per choice; `SELECTED_TOGETHER` choices are subtracted at
-    once.
-    """
-    gram, cross = problem.statistics.gram.clone(), problem.statistics.cross.clone()
-    count = len(gram)
-    floor = SELECTION_RIDGE * gram.diagonal().mean().clamp(min=1e-30)
-    variance = gram.diagonal() + floor
-    power = cross.square().sum(1)
-    factor = torch.zeros(SELECTED_TOGETHER, count, dtype=torch.float64)  # Lᵀ: each step reads and writes whole rows
-    explains = torch.zeros(SELECTED_TOGETHER, cross.shape[1], dtype=torch.float64)
-    free = torch.ones(count, dtype=torch.bool)
-    for number in range(problem.units):
-        step = number % SELECTED_TOGETHER
-        if number and not step:
-            gram.addmm_(factor.T, factor, alpha=-1)
-            cross.addmm_(factor.T, explains, alpha=-1)
-        gain = torch.where(free, power / variance.clamp(min=floor), -1.0)
-        unit = int(gain.argmax())
-        scale = variance[unit].sqrt()
-        before = factor[:step, unit]
-        explained = (cross[unit] - before @ explains[:step]) / scale
-        column = torch.addmv(gram[unit], factor[:step].T, before, alpha=-1) / scale
-        column[unit] = scale
-        overlap = torch.addmv(cross @ explained, factor[:step].T, explains[:step] @ explained, alpha=-1)
-        power -= column * (2 * overlap - column * explained.square().sum())
-        variance -= column.square()
-        factor[step], explains[step] = column, explained
-        free[unit] = False
-    return (~free).nonzero().flatten()
-
-
-def _choose_forward(problem: UnitProblem) -> Tensor:
-    """Greedy forward choice of blocks."""
-    gram, target, block = problem.statistics.gram, problem.statistics.cross, problem.block
-    count = gram.shape[0] // block
-    if problem.units >= count:
-        return torch.arange(count)
-    # Heads without output have a Gram matrix of zeros.
-    ridge = SELECTION_RIDGE * gram.diagonal().mean().clamp(min=1e-30)
-    gram = gram + ridge * torch.eye(gram.shape[0], dtype=torch.float64)
-    chosen: list[int] = []
-    for _ in range(problem.units):
-        gains = {}
-        for unit in sorted(set(range(count)) - set(chosen)):
-            index = torch.cat([torch.arange(u * block, (u + 1) * block) for u in [*chosen, unit]])
-            cross = target[index]
-            solved = torch.cholesky_solve(cross, torch.linalg.cholesky(gram[index][:, index]))
-            gains[unit] = float((cross * solved).sum())
-        chosen.append(max(gains, key=lambda unit: gains[unit]))
-    return torch.tensor(sorted(chosen))
+    gram, cross = problem.statistics.gram, problem.statistics.cross
+    if problem.block == 1:
+        return pursue_units(gram, cross, problem.units)
+    return pursue_blocks(gram, cross, problem.units, problem.block)
