@@ -38,7 +38,7 @@ _DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout
 #: Of teachers that learn quickly or whose steps are dear.
 _SHALLOW: dict[str, Any] = {"num_hidden_layers": 2}
 #: Standard deviation of weights to begin with: narrow models learn little for long from transformers' 0.02.
-_LARGE = 0.1
+LARGE = 0.1
 _SIZES: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
 
 
@@ -105,7 +105,7 @@ def _image_processor() -> ViTImageProcessorPil:
 
 def _image_config(**fields: Any) -> ViTConfig:
     return ViTConfig(
-        architectures=["ViTForImageClassification"], image_size=SIDE, patch_size=4, initializer_range=_LARGE, **_SIZES,
+        architectures=["ViTForImageClassification"], image_size=SIDE, patch_size=4, initializer_range=LARGE, **_SIZES,
         **_DROPOUT, **fields,
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ _SYMBOLS = ("<pad>", "<unk>", "|", *LETTERS)
 def _melody_config() -> ASTConfig:
     return ASTConfig(
         architectures=["ASTForAudioClassification"], num_mel_bins=_BINS, max_length=_FRAMES, patch_size=8,
-        frequency_stride=8, time_stride=8, initializer_range=_LARGE, **{**_SIZES, **_SHALLOW}, **_DROPOUT,
+        frequency_stride=8, time_stride=8, initializer_range=LARGE, **{**_SIZES, **_SHALLOW}, **_DROPOUT,
         **class_names(tuple(MELODIES)),
     )  # fmt: skip
 
@@ -157,7 +157,7 @@ def _spoken_config() -> WhisperConfig:
         architectures=["WhisperForConditionalGeneration"], vocab_size=len(_SPOKEN), num_mel_bins=_BINS, d_model=64,
         max_source_positions=_LONGEST * _RATE // 2, max_target_positions=32, pad_token_id=0, bos_token_id=0,
         eos_token_id=0, decoder_start_token_id=1, dropout=0.0, suppress_tokens=None, begin_suppress_tokens=None,
-        init_std=_LARGE, **sizes,
+        init_std=LARGE, **sizes,
     )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ SETTINGS: dict[str, TaskSetting] = {
     "text-multi-label": TaskSetting(
         lambda folder, samples: save_reviews(folder, "labels", samples),
         lambda: _text_config(
-            problem_type="multi_label_classification", initializer_range=_LARGE, **class_names(LABELS), **_SHALLOW
+            problem_type="multi_label_classification", initializer_range=LARGE, **class_names(LABELS), **_SHALLOW
         ),
         _tokenizer,
         **{**_QUICK, "learning_rate": 2e-3},

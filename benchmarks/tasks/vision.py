@@ -19,7 +19,7 @@ from transformers import (
 from benchmarks.tasks import captions, shapes
 from benchmarks.tasks.captions import save_captions
 from benchmarks.tasks.scenes import PIXEL_CLASSES, SIDE, save_masks
-from benchmarks.tasks.settings import TaskSetting, class_names
+from benchmarks.tasks.settings import LARGE, TaskSetting, class_names
 from benchmarks.tasks.shapes import SHAPES, save_shapes
 
 
@@ -27,7 +27,8 @@ def _segformer() -> SegformerConfig:
     return SegformerConfig(
         architectures=["SegformerForSemanticSegmentation"], num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1],
         hidden_sizes=[24, 48], patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[2, 4], mlp_ratios=[4, 4],
-        decoder_hidden_size=48, drop_path_rate=0.0, classifier_dropout_prob=0.0, **class_names(PIXEL_CLASSES),
+        decoder_hidden_size=48, drop_path_rate=0.0, initializer_range=LARGE, classifier_dropout_prob=0.0,
+        **class_names(PIXEL_CLASSES),
     )  # fmt: skip
 
 
@@ -36,14 +37,14 @@ _CAPTION_TOKENS = ("<pad>", "<start>", *captions.WORDS, "<end>")
 
 
 def _clip() -> CLIPConfig:
-    sizes: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"num_attention_heads": 4, "initializer_factor": 3.0}
     return CLIPConfig(
-        architectures=["CLIPModel"], projection_dim=32,
+        architectures=["CLIPModel"], projection_dim=32, initializer_factor=3.0,
         text_config={"vocab_size": len(_CAPTION_TOKENS), "max_position_embeddings": 16, "hidden_size": 32,
                      "intermediate_size": 128, "pad_token_id": 0, "bos_token_id": 1,
-                     "eos_token_id": len(_CAPTION_TOKENS) - 1, **sizes},
-        vision_config={"image_size": captions.SIDE, "patch_size": 4, "hidden_size": 48, "intermediate_size": 192,
-                       **sizes},
+                     "eos_token_id": len(_CAPTION_TOKENS) - 1, "num_hidden_layers": 2, **sizes},
+        vision_config={"image_size": captions.SIDE, "patch_size": 4, "hidden_size": 64, "intermediate_size": 256,
+                       "num_hidden_layers": 4, **sizes},
     )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def _yolos() -> YolosConfig:
     return YolosConfig(
         architectures=["YolosForObjectDetection"], image_size=[shapes.SIDE, shapes.SIDE], patch_size=8,
         num_detection_tokens=6, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
-        use_mid_position_embeddings=False, initializer_range=0.1, hidden_dropout_prob=0.0,
+        use_mid_position_embeddings=False, initializer_range=LARGE, hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0, **class_names(SHAPES),
     )  # fmt: skip
 
@@ -91,6 +92,6 @@ VISION_SETTINGS: dict[str, TaskSetting] = {
         save_shapes, _yolos, _yolos_processor, samples={"train": 4000, "test": 500}, steps=1000, learning_rate=2e-3
     ),
     "image-text": TaskSetting(
-        save_captions, _clip, _clip_processor, samples={"train": 3000, "test": 600}, steps=600, learning_rate=1.5e-3
+        save_captions, _clip, _clip_processor, samples={"train": 3000, "test": 600}, steps=1200, learning_rate=2e-3
     ),
 }
