@@ -26,8 +26,8 @@ from benchmarks.tasks.shapes import SHAPES, save_shapes
 def _segformer() -> SegformerConfig:
     return SegformerConfig(
         architectures=["SegformerForSemanticSegmentation"], num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1],
-        hidden_sizes=[24, 48], patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[2, 4], mlp_ratios=[4, 4],
-        decoder_hidden_size=48, drop_path_rate=0.0, initializer_range=LARGE, classifier_dropout_prob=0.0,
+        hidden_sizes=[48, 96], patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[2, 4], mlp_ratios=[4, 4],
+        decoder_hidden_size=96, drop_path_rate=0.0, initializer_range=LARGE, classifier_dropout_prob=0.0,
         **class_names(PIXEL_CLASSES),
     )  # fmt: skip
 
@@ -92,6 +92,6 @@ VISION_SETTINGS: dict[str, TaskSetting] = {
         save_shapes, _yolos, _yolos_processor, samples={"train": 4000, "test": 500}, steps=1000, learning_rate=2e-3
     ),
     "image-text": TaskSetting(
-        save_captions, _clip, _clip_processor, samples={"train": 3000, "test": 600}, steps=1200, learning_rate=2e-3
+        save_captions, _clip, _clip_processor, samples={"train": 10000, "test": 600}, steps=1500, learning_rate=2e-3
     ),
 }

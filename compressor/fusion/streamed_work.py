@@ -91,7 +91,8 @@ def predict_work(teachers: Sequence[PretrainedConfig], student: PretrainedConfig
     transported = forwards * width / (joint / len(teachers))
     fitted = 2.0 * STUDENT_RUNS * made.layer * layers + layers * (units**2 + 2 * units * width + 4 * width**2)
     head = 2.0 * classes * (sum(each.residual.size for each in anatomies) + 2 * width)
-    moments = UNIT_TOKENS * pooled**2 + (2.0 * pooled**2 * units if inner == "select" else 0)
+    pursuit = 2.0 * pooled * units * (units + width) if inner == "select" else 0.0
+    moments = UNIT_TOKENS * pooled**2 + pursuit
     ridge = (EIGEN_PRODUCTS + RIDGE_PRODUCTS) * (units**3 + 3 * width**3) + 2.0 * RIDGE_PRODUCTS * units**2 * width
     maps = 2.0 * sum(count.layer for count in counts) * width
     return WorkPrediction(

@@ -163,8 +163,10 @@ class _LayerwiseBuild:
         for student, student_features in zip(self.students, features, strict=True):
             with student.timed():
                 student.map_spaces(plan.spaces, self._features_of(student, student_features))
-                student.transport(plan.parameters)
         activations.release()
+        for student in self.students:
+            with student.timed():
+                student.transport(plan.parameters)
         for index, student in enumerate(self.students):
             if student.options.refit:
                 with student.timed():
