@@ -227,5 +227,5 @@ def _renamed(item: LinearOp | Norm, layer: str, rename: _Renaming) -> LinearOp |
         )  # fmt: skip
     return replace(
         item, module=move(item.module), weight=move(item.weight), writes=move_if(item.writes),
-        reads=move_if(item.reads), checkpoint=move_if(item.checkpoint),
+        reads=move_if(item.reads), checkpoint=move_if(item.checkpoint), source=move_if(item.source),
     )  # fmt: skip
