@@ -60,8 +60,8 @@ class Flow:
         streams = {space.name for space in self.anatomy.residuals}
         readers = [name for name, item in items.items() if isinstance(item, LinearOp) and item.reads in streams]
         self.candidates = {*norms, *readers, *self.anatomy.layers}
-        flow = _with_sources([items[name] for name in self.order if name in items], self._inputs_of(linears))
-        anatomy = replace(self.anatomy, flow=tuple(flow))
+        ordered = [items[name] for name in self.order if name in items]
+        anatomy = replace(self.anatomy, flow=tuple(_with_sources(ordered, self._inputs_of(linears))))
         anatomy = replace(anatomy, scales=self._scales(anatomy))
         # A layer scale would hide the writer's addition.
         self._fold(anatomy)

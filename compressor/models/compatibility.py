@@ -14,7 +14,7 @@ from compressor.models.inputs import pad_id, size_pair, text_config
 from compressor.models.modalities import has_patches, is_audio_config, reads_sound
 from compressor.models.tasks.classes import match_classes
 from compressor.models.tasks.table import check_outputs, find_task
-from compressor.models.teacher import Teacher
+from compressor.models.teacher import ModelSpec, Teacher
 from compressor.recipe.fusion import ClassesName
 
 # Settings of a preprocessor, by the switch that turns them on.
@@ -164,7 +164,7 @@ def _check_answers(first: tuple[str, PretrainedConfig], second: tuple[str, Pretr
     """Refuse other names of answers that are not matched by name."""
     if find_task(first[1]).name != "unscored":
         return
-    names, others = (config.id2label or {} for _, config in (first, second))
+    names, others = (ModelSpec.of(config).labels for _, config in (first, second))
     for number in sorted(names.keys() | others.keys()):
         _check_same(f"label {number} (id2label)", (first[0], names.get(number)), (second[0], others.get(number)))
 

@@ -6,6 +6,7 @@ import copy
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
@@ -84,7 +85,8 @@ def fast_attention(config: PretrainedConfig) -> dict[str, str]:
     """{part of a config, "" for the whole: SDPA, or eager attention where its class has no other}."""
     whole = "sdpa" if model_class(config)._supports_sdpa else "eager"
     parts = {name: whole for name in config.sub_configs}
-    backbone = MODEL_FOR_BACKBONE_MAPPING.get(type(getattr(config, "backbone_config", None)), None)
+    kind: Any = type(getattr(config, "backbone_config", None))
+    backbone: Any = MODEL_FOR_BACKBONE_MAPPING.get(kind, None)
     if backbone is not None and not backbone._supports_sdpa:
         # A backbone of convolutions has no attention, and refuses to be asked for one.
         parts["backbone_config"] = "eager"
