@@ -11,6 +11,7 @@ from compressor.anatomy.axes import Axis, Kind, Part, Role, Space
 from compressor.anatomy.fields import Sizes
 from compressor.anatomy.resize import Skeleton, shapes_of
 from compressor.anatomy.spec import Anatomy, LayerScale, LinearOp, Norm, Stack
+from compressor.errors import UnsupportedError
 from compressor.models.configs.fields import read_field
 
 
@@ -143,7 +144,12 @@ def _sized(
         copies = next((shape[0] for shape in used.values()), 1) if space.copies > 1 else 1
         experts = rename.moved(space.experts, space.name, name) if space.experts else None
         return replace(space, name=name, size=size // len(axis.parts), copies=copies, experts=experts)
-    total = next(size for axis, size in ends if _roles(axis, space.name)[0] == Role.OUTPUT)
+    total = next((size for axis, size in ends if _roles(axis, space.name)[0] == Role.OUTPUT), None)
+    if total is None:
+        raise UnsupportedError(
+            f"the heads of {name} in this {config.model_type} are read by no layer at full size, so their number is "
+            "not known and it cannot be certified"
+        )
     heads = read_field(config, sizes.heads[space.name]) if space.name in sizes.heads else space.heads
     channels = total // heads
     groups = heads if space.heads == space.groups else space.groups
@@ -227,5 +233,5 @@ def _renamed(item: LinearOp | Norm, layer: str, rename: _Renaming) -> LinearOp |
         )  # fmt: skip
     return replace(
         item, module=move(item.module), weight=move(item.weight), writes=move_if(item.writes),
-        reads=move_if(item.reads), checkpoint=move_if(item.checkpoint),
+        reads=move_if(item.reads), checkpoint=move_if(item.checkpoint), source=move_if(item.source),
     )  # fmt: skip

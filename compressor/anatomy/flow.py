@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ from compressor.anatomy.checkpoints import Checkpoints
 from compressor.anatomy.hooks import (
     Trace,
     all_outputs,
+    capture_inputs,
     capture_outputs,
     is_linear,
     is_pointwise,
@@ -59,7 +60,8 @@ class Flow:
         streams = {space.name for space in self.anatomy.residuals}
         readers = [name for name, item in items.items() if isinstance(item, LinearOp) and item.reads in streams]
         self.candidates = {*norms, *readers, *self.anatomy.layers}
-        anatomy = replace(self.anatomy, flow=tuple(items[name] for name in self.order if name in items))
+        ordered = [items[name] for name in self.order if name in items]
+        anatomy = replace(self.anatomy, flow=tuple(_with_sources(ordered, self._inputs_of(linears))))
         anatomy = replace(anatomy, scales=self._scales(anatomy))
         # A layer scale would hide the writer's addition.
         self._fold(anatomy)
@@ -69,6 +71,12 @@ class Flow:
         anatomy = replace(anatomy, flow=flow)
         spaces = {name: self._with_scale(space, anatomy) for name, space in anatomy.spaces.items()}
         return self._with_canonical_form(replace(anatomy, spaces=spaces))
+
+    def _inputs_of(self, modules: Sequence[str]) -> dict[str, Tensor]:
+        """What modules read when they run first."""
+        with torch.no_grad(), capture_inputs(self.model, modules) as inputs:
+            all_outputs(self.model, self.inputs)
+        return inputs
 
     def _is_step(self, name: str) -> bool:
         """Whether a module is a linear map; of convolutions those of single pixels after the layers, of one input."""
@@ -223,6 +231,18 @@ class Flow:
             <= CERTIFICATE_TOLERANCE
         }
         return replace(anatomy, centred=frozenset(centred))
+
+
+def _with_sources(items: Sequence[LinearOp | Norm], inputs: Mapping[str, Tensor]) -> Iterator[LinearOp | Norm]:
+    """The items with their `source`: queries and keys may read positions too, and values not (DETR)."""
+    source: str | None = None
+    for item in items:
+        if isinstance(item, LinearOp) and item.module in inputs:
+            if source is not None and torch.equal(inputs[source], inputs[item.module]):
+                item = replace(item, source=source)
+            else:
+                source = item.module
+        yield item
 
 
 def _normed(module: Any) -> Tensor:

@@ -148,6 +148,25 @@ def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[s
         yield outputs
 
 
+@contextmanager
+def capture_inputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """{module: the first tensor that it reads} of the first run in the block."""
+    inputs: dict[str, Tensor] = {}
+
+    def recorder(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            tensor = first_tensor(args) if args else first_tensor(kwargs)
+            if tensor is not None:
+                inputs.setdefault(name, tensor)
+
+        return hook
+
+    with hooks(
+        [model.get_submodule(name).register_forward_pre_hook(recorder(name), with_kwargs=True) for name in modules]
+    ):
+        yield inputs
+
+
 def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...]) -> Trace:
     """Run a small real model once; record storages of modules and `layers`."""
     calls: list[ModuleCall] = []

@@ -20,6 +20,7 @@ class LinearOp:
         gain: factor there (Granite).
         tied: also an embedding.
         joins: site after its sum.
+        source: the first linear module of a run of them that read the same tensor, if it is another one.
     """
 
     module: str
@@ -31,6 +32,7 @@ class LinearOp:
     gain: float = 1.0
     tied: bool = False
     joins: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)

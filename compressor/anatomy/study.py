@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from compressor.anatomy.certificate import Inputs, random_model
 from compressor.anatomy.coverage import reached_parameters
 from compressor.anatomy.dims import Dim
+from compressor.anatomy.hooks import is_pointwise, write_dim
 from compressor.anatomy.reduction import reduced
 from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, check_small
 from compressor.anatomy.spaces import Table, tabulate
@@ -65,7 +66,7 @@ class Study:
         skeleton: Skeleton, plain_reaches_all: bool,
     ) -> Study:  # fmt: skip
         traced = trace_dims(model, trials, head=not find_task(config).headless)
-        stacks = _stacks(config, traced, skeleton)
+        stacks = _stacks(config, model, traced, skeleton)
         table = tabulate(model, traced, stacks, _loose(traced, skeleton))
         return cls(config, model, tuple(trials), unreached, plain_reaches_all, traced, stacks, table)
 
@@ -120,14 +121,15 @@ def study_smallest(skeleton: Skeleton) -> Study:
     raise UnsupportedError(f"the {kind} config cannot be built and run at a small size to be certified ({reason})")
 
 
-def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) -> tuple[Stack, ...]:
-    """Lists of layers in call order."""
+def _stacks(config: PretrainedConfig, model: nn.Module, traced: TracedDims, skeleton: Skeleton) -> tuple[Stack, ...]:
+    """Lists of layers in call order, without those of a convolutional backbone where there are others."""
     lists: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
         paths = tuple(f"{layers.prefix}{index}" for index in range(read_field(config, layers.fields[0])))
         if all(path in traced.calls for path in paths) and _passes_stream(traced, paths):
             lists.append((paths, layers.fields, 1))
     lists.sort(key=lambda entry: list(traced.calls).index(entry[0][0]))
+    lists = [entry for entry in lists if _maps_linearly(model, entry[0])] or lists
     if not lists:
         lists = [*_repeated(config, traced)] or [*_uncounted(traced)]
     if not lists:
@@ -152,6 +154,12 @@ def _passes_stream(traced: TracedDims, paths: tuple[str, ...]) -> bool:
         for calls in (traced.calls[path] for path in paths)
     ]
     return all(read is written for read, written in ends if read.size > 1)
+
+
+def _maps_linearly(model: nn.Module, paths: tuple[str, ...]) -> bool:
+    """Whether layers have linear modules, which are what is fitted; stages of a ResNet have convolutions alone."""
+    modules = (module for path in paths for module in model.get_submodule(path).modules())
+    return any(write_dim(module) is not None and not is_pointwise(module) for module in modules)
 
 
 def _repeated(config: PretrainedConfig, traced: TracedDims) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], int]]:

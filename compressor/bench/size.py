@@ -81,7 +81,7 @@ def count_macs(
 
 def _sample_inputs(config: PretrainedConfig, length: int) -> Mapping[str, Tensor]:
     inputs = dummy_inputs(config, 1, min(length, most_positions(config) or length))
-    if config.is_encoder_decoder and "decoder_input_ids" not in inputs:
+    if config.is_encoder_decoder and "input_ids" in inputs and "decoder_input_ids" not in inputs:
         inputs = {**inputs, "decoder_input_ids": inputs["input_ids"]}
     return inputs
 

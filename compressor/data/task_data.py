@@ -32,6 +32,7 @@ from compressor.data.readers.sounds import (
     SpokenTargetReader,
     SymbolsReader,
     find_sounds,
+    find_spoken,
     find_transcribed,
     spoken_texts,
     transcripts,
@@ -97,7 +98,7 @@ def _target_reader(split: Split, options: ReadingOptions) -> Reader:
 
 
 def _find_targets(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
-    find = find_transcribed if request.reads == "audio" else find_source_and_target
+    find = find_spoken if request.reads == "audio" else find_source_and_target
     return find(dataset, request, where, role)
 
 

@@ -72,16 +72,27 @@ class Session:
         """Outputs by name; ignores unknown inputs, and begins a text where there is no past.
 
         Raises:
-            ParityError: the file does not run.
+            ParityError: the file does not run, or takes inputs of other sizes alone.
         """
         values = self._completed(values)
         inputs = {name: value.detach().contiguous().numpy() for name, value in values.items() if name in self.inputs}
+        for name, value in inputs.items():
+            self._check_sizes(name, value.shape)
         try:
             outputs = self._session.run(None, inputs)
         except Exception as error:
             sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise ParityError(f"{self.path} does not run in ONNX Runtime on {sizes}: {one_line(error)}") from error
         return {name: torch.from_numpy(value) for name, value in zip(self.outputs, outputs, strict=True)}
+
+    def _check_sizes(self, name: str, sizes: tuple[int, ...]) -> None:
+        """Refuse an input that the file, as it was traced, cannot take."""
+        taken = self.inputs[name]
+        if any(isinstance(one, int) and one != other for one, other in zip(taken, sizes, strict=False)):
+            raise ParityError(
+                f"{self.path.name} takes {name} of {'×'.join(map(str, taken))} alone, and there are samples of "
+                f"{'×'.join(map(str, sizes))}: leave out the formats that need samples, or --data"
+            )
 
     def empty_past(self, batch: int) -> dict[str, Tensor]:
         """Past keys and values of no tokens."""

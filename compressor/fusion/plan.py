@@ -258,6 +258,8 @@ class BuildPlan:
         """Whether two modules share input and inner output space."""
         if not isinstance(previous, LinearOp) or previous.checkpoint is not None:
             return False
+        if op.source is None or op.source != (previous.source or previous.module):
+            return False
         same = previous.writes == op.writes and previous.reads == op.reads
         # Cross-attention: queries read the decoder's tokens, keys and values the encoder's.
         tokens = self.anatomy.tokens

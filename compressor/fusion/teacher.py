@@ -211,7 +211,7 @@ def normalised_weights(weights: Sequence[float]) -> list[float]:
 
 
 def _check_alike(teachers: Sequence[FusionTeacher]) -> None:
-    """Raise if parameters or layer runs differ."""
+    """Raise if parameters, sizes that no map changes or layer runs differ."""
     first = teachers[0]
     for teacher in teachers[1:]:
         odd = sorted(_parameter_kinds(first) ^ _parameter_kinds(teacher))
@@ -219,12 +219,24 @@ def _check_alike(teachers: Sequence[FusionTeacher]) -> None:
             raise UserError(
                 f"{first.name} and {teacher.name} do not have the same parameters: {odd[0]} is in one of them"
             )
+        for name in first.anatomy.axes.keys() & teacher.anatomy.axes.keys():
+            sizes, others = _fixed_sizes(first, name), _fixed_sizes(teacher, name)
+            if sizes != others:
+                raise UserError(
+                    f"{first.name} and {teacher.name} differ in a size that no width explains: {name} has "
+                    f"{'×'.join(map(str, sizes))} and {'×'.join(map(str, others))}"
+                )
         for stack, other in zip(first.anatomy.stacks, teacher.anatomy.stacks, strict=True):
             if stack.runs != other.runs and max(stack.runs, other.runs) > 1:
                 raise UnsupportedError(
                     f"{first.name} runs its shared layer {stack.runs} times and {teacher.name} {other.runs} times: "
                     f"different depths of layers that share their weights cannot be fused"
                 )
+
+
+def _fixed_sizes(teacher: FusionTeacher, name: str) -> list[int]:
+    """Sizes of a parameter's axes that no map changes."""
+    return [axis.size for axis in teacher.anatomy.axes[name] if axis.fixed]
 
 
 def _parameter_kinds(teacher: FusionTeacher) -> set[str]:

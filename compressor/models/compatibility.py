@@ -11,10 +11,10 @@ from transformers import PretrainedConfig
 
 from compressor.errors import UserError
 from compressor.models.inputs import pad_id, size_pair, text_config
-from compressor.models.modalities import has_patches, reads_sound
+from compressor.models.modalities import has_patches, is_audio_config, reads_sound
 from compressor.models.tasks.classes import match_classes
 from compressor.models.tasks.table import check_outputs, find_task
-from compressor.models.teacher import Teacher
+from compressor.models.teacher import ModelSpec, Teacher
 from compressor.recipe.fusion import ClassesName
 
 # Settings of a preprocessor, by the switch that turns them on.
@@ -48,8 +48,10 @@ def check_compatible_configs(
     everyone = [*named, *([student] if student is not None else [])]
     (first, reference), *others = everyone
     for name, config in others:
-        for title, read in _PROPERTIES.items():
-            _check_same(title, (first, read(reference)), (name, read(config)))
+        own, theirs = _properties(reference), _properties(config)
+        for title in dict.fromkeys((*own, *theirs)):
+            _check_same(title, (first, own.get(title)), (name, theirs.get(title)))
+        _check_answers((first, reference), (name, config))
     for name, config in everyone:
         check_outputs(config, name)
     common = match_classes(named, classes, student=student)
@@ -99,6 +101,10 @@ def _check_processors(first: Teacher, second: Teacher) -> None:
 
 
 def _check_images(first: Teacher, second: Teacher, processors: Sequence[Any]) -> None:
+    if first.spec.task.logit_dims == 4:
+        # Else masks have one class fewer, or not.
+        reduced = [bool(getattr(processor, "do_reduce_labels", False)) for processor in processors]
+        _check_same("preprocessor's do_reduce_labels", (first.name, reduced[0]), (second.name, reduced[1]))
     settings = [_image_settings(processor) for processor in processors]
     for key in sorted(settings[0].keys() | settings[1].keys()):
         _check_same(f"preprocessor's {key}", (first.name, settings[0].get(key)), (second.name, settings[1].get(key)))
@@ -154,6 +160,25 @@ def _check_same(title: str, first: tuple[str, Any], second: tuple[str, Any]) -> 
         )
 
 
+def _check_answers(first: tuple[str, PretrainedConfig], second: tuple[str, PretrainedConfig]) -> None:
+    """Refuse other names of answers that are not matched by name."""
+    if find_task(first[1]).name != "unscored":
+        return
+    names, others = (ModelSpec.of(config).labels for _, config in (first, second))
+    for number in sorted(names.keys() | others.keys()):
+        _check_same(f"label {number} (id2label)", (first[0], names.get(number)), (second[0], others.get(number)))
+
+
+def _properties(config: PretrainedConfig) -> dict[str, Any]:
+    """{title: value} that must be equal, of a config and of its parts, as a text's and an image's tower."""
+    found = {title: read(config) for title, read in _PROPERTIES.items()}
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if isinstance(part, PretrainedConfig):
+            found |= {f"{title} ({name})": read(part) for title, read in _OF_PARTS.items()}
+    return found
+
+
 def _task_name(config: PretrainedConfig) -> str:
     return find_task(config).name
 
@@ -174,6 +199,24 @@ def _padding(config: PretrainedConfig) -> int | None:
     return pad_id(text_config(config)) if find_task(config).per_text else None
 
 
+def _blank(config: PretrainedConfig) -> int | None:
+    """The symbol that frames of sounds without a letter have."""
+    task = find_task(config)
+    return task.blank if task.name == "ctc" else None
+
+
+def _strides(config: PretrainedConfig) -> tuple[int, ...] | None:
+    """Steps between the patches of every stage, which the shapes of weights do not show."""
+    strides = getattr(config, "strides", None)
+    return tuple(strides) if isinstance(strides, (list, tuple)) else None
+
+
+def _frames(config: PretrainedConfig) -> int | None:
+    """Frames of a spectrogram."""
+    names = ("max_length", "max_source_positions")
+    return next((getattr(config, n) for n in names if hasattr(config, n)), None) if is_audio_config(config) else None
+
+
 def _attribute(*names: str) -> Callable[[PretrainedConfig], Any]:
     return lambda config: next((value for name in names if (value := getattr(config, name, None)) is not None), None)
 
@@ -184,16 +227,26 @@ def _format(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-#: {title: value of a config} that must be equal.
-_PROPERTIES: dict[str, Callable[[PretrainedConfig], Any]] = {
+#: {title: value of a config} that must be equal, also of its parts.
+_OF_PARTS: dict[str, Callable[[PretrainedConfig], Any]] = {
     "model type": _attribute("model_type"),
-    "task": _task_name,
     "image size": _image_size,
     "number of channels": _attribute("num_channels"),
     "number of patches": _patches,
+    "strides": _strides,
+    "number of mel bins": _attribute("num_mel_bins"),
+    "number of frames": _frames,
     "vocabulary size": _attribute("vocab_size"),
-    "token of padding (pad_token_id)": _padding,
     "number of positions": _attribute("max_position_embeddings", "n_positions"),
     "number of experts": _attribute("num_local_experts", "num_experts", "n_routed_experts"),
     "activation": _attribute("hidden_act", "activation_function", "hidden_activation"),
+}
+#: Those of whole models; type and task come first.
+_PROPERTIES: dict[str, Callable[[PretrainedConfig], Any]] = {
+    "model type": _attribute("model_type"),
+    "task": _task_name,
+    "token of padding (pad_token_id)": _padding,
+    "symbol of no letter (pad_token_id)": _blank,
+    "number of places for objects": _attribute("num_queries", "num_detection_tokens"),
+    **_OF_PARTS,
 }

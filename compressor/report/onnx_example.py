@@ -109,7 +109,7 @@ _BOXES = (
     'names = json.load(open("onnx/config.json"))["id2label"]\n'
     "chances = np.exp(logits[0] - logits[0].max(-1, keepdims=True))\n"
     "chances /= chances.sum(-1, keepdims=True)\n"
-    "for (x, y, w, h), chance in zip(boxes[0] * [image.width, image.height] * 2, chances[:, :-1]):\n"
+    "for (x, y, w, h), chance in zip(boxes[0] * ([image.width, image.height] * 2), chances[:, :-1]):\n"
     "    if chance.max() > 0.5:\n"
     "        print(names[str(chance.argmax())], [round(float(v)) for v in (x - w / 2, y - h / 2, w, h)])"
 )

@@ -76,3 +76,15 @@ def test_sums_of_wide_rows_are_those_of_whole_products():
     for found, rows in ((total.gram, inputs), (total.cross, outputs)):
         expected = 2 * inputs.double().T @ rows.double()
         assert (found - expected).norm() < 1e-6 * expected.norm()
+
+
+def test_inputs_that_are_all_alike_but_for_rounding_do_not_blow_weights_up():
+    """As the queries of a detector's first layer, which differ neither by image nor by place."""
+    torch.manual_seed(0)
+    rows, outputs = (3 * torch.randn(size) for size in (12, 5))
+    rounding = 1e-7 * torch.randn(40, 12)
+    inputs, targets = rows * (1 + rounding), outputs * (1 + 1e-7 * torch.randn(40, 5))
+    origin = (inputs.mean(0), targets.mean(0))
+    fit = fit_ridge(sums(inputs, targets, origin), sums(inputs, targets, origin), torch.randn(12, 5), intercept=True)
+    assert fit.weight.abs().max() < 100 and fit.bias is not None
+    torch.testing.assert_close(rows.double() @ fit.weight + fit.bias, outputs.double(), rtol=1e-4, atol=1e-4)

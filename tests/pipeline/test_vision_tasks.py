@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
+from tiny_detr import detr_config, detr_processor
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPConfig,
@@ -84,6 +85,10 @@ def yolos():
     return config, YolosImageProcessorPil(size={"height": SIDE, "width": SIDE})
 
 
+def detr():
+    return detr_config(WORDS[1:4]), detr_processor()
+
+
 def clip():
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {"vocab_size": len(WORDS), "max_position_embeddings": 16, "eos_token_id": len(WORDS) - 1, "pad_token_id": 0}
@@ -100,15 +105,17 @@ def clip():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("make", "data", "metric", "outputs"),
+    ("make", "data", "metric", "size"),
     [
-        (segformer, "masks", "miou", ["logits"]),
-        (yolos, "boxes", "map", ["logits", "pred_boxes"]),
-        (clip, "captions", "recall5", ["image_embeds", "text_embeds", "logits_per_image"]),
+        (segformer, "masks", "miou", {"width": 0.5}),
+        (yolos, "boxes", "map", {"width": 0.5}),
+        # Its places keep the width.
+        (detr, "boxes", "map", {"width": 1, "ffn": 0.5}),
+        (clip, "captions", "recall5", {"width": 0.5}),
     ],
-    ids=["segmentation", "object-detection", "image-text"],
+    ids=["segmentation", "yolos", "detr", "image-text"],
 )
-def test_a_folder_of_data_is_all_it_takes(make, data, metric, outputs, tmp_path, capsys):
+def test_a_folder_of_data_is_all_it_takes(make, data, metric, size, tmp_path, capsys):
     save_data(tmp_path, {"train": 48, "test": 12})
     names = []
     for seed in range(2):
@@ -118,7 +125,8 @@ def test_a_folder_of_data_is_all_it_takes(make, data, metric, outputs, tmp_path,
         save_student(tmp_path / f"teacher-{seed}", model_class(config)(config).eval(), processor)
         names.append(str(tmp_path / f"teacher-{seed}"))
     source, student = str(tmp_path / data), tmp_path / "student"
-    options = ["--data", source, "--width", "0.5", "--steps", "2", "--effort", "fast", "--no-latency"]
+    options = ["--data", source, "--steps", "2", "--effort", "fast", "--no-latency"]
+    options += [text for name, value in size.items() for text in (f"--{name}", str(value))]
     assert run_command(["fuse", *names, *options, "--label-weight", "0.5", "-o", str(student)]) == 0
     report = json.loads((student / "report.json").read_text(encoding="utf-8"))
     assert all(row[metric] is not None for row in report["table"])
@@ -131,6 +139,6 @@ def test_a_folder_of_data_is_all_it_takes(make, data, metric, outputs, tmp_path,
     exec(program, loaded)  # the card's lines
     assert loaded["model"].num_parameters() < model_class(make()[0])(make()[0]).num_parameters()
     assert run_command(["evaluate", str(student), names[0], "--data", source]) == 0
-    fused = compressor.fuse(names, 0.5, source, effort="fast", samples=16)
+    fused = compressor.fuse(names, data=source, effort="fast", samples=16, **size)
     assert type(fused.model) is type(loaded["model"])
     capsys.readouterr()

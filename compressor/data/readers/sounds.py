@@ -52,6 +52,21 @@ def find_transcribed(dataset: Dataset, request: ColumnRequest, where: str, role:
     return Split(dataset, None, target, (), where, target=target, audio=find_sound(dataset, where))
 
 
+def find_spoken(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
+    """Sounds and their transcripts, which a decoder reads as it answers.
+
+    Raises:
+        UserError: no sounds or transcripts, or ambiguous.
+    """
+    split = find_transcribed(dataset, request, where, role)
+    if split.target is None:
+        raise UserError(
+            f"{where} has no column of transcripts ({', '.join(_TRANSCRIPTS)}), which the decoder reads: name it with "
+            f"data.target_column (--target-column); its columns are {', '.join(dataset.column_names)}"
+        )
+    return split
+
+
 class SoundReader:
     """Reads what the feature extractor makes of a sound, `input_values` or `input_features`, with labels `labels`."""
 

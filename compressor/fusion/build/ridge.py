@@ -135,8 +135,14 @@ class _Centred:
 
     @property
     def scale(self) -> float:
-        """Mean square of an input's deviations, summed over rows."""
-        return float(self.gram.diagonal().mean().clamp(min=1e-30))
+        """Mean square of an input's deviations, summed over rows; at least that of rounding."""
+        return max(float(self.gram.diagonal().mean()), self._rounding, 1e-30)
+
+    @property
+    def _rounding(self) -> float:
+        """What deviations of inputs that are all alike may add up to (the queries of a detector's first layer)."""
+        origin, precision = self._sums[0].origin, max(part.precision for part in self._sums)
+        return 0.0 if origin is None else self.count * float((RIDGE_FLOOR * precision * origin[0]).square().mean())
 
     def missing(self, prior: Tensor | None, columns: slice) -> Tensor:
         """Uᵀ(Y - U W₀) of some outputs."""

@@ -6,10 +6,11 @@ import copy
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING_NAMES
 from transformers.utils import CONFIG_NAME, cached_file
 
 from compressor.errors import UnsupportedError, UserError
@@ -78,6 +79,18 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
             f"{shorten(name)} is not a model of transformers {version}, and no code of its folder that was run has it"
         )
     return cls
+
+
+def fast_attention(config: PretrainedConfig) -> dict[str, str]:
+    """{part of a config, "" for the whole: SDPA, or eager attention where its class has no other}."""
+    whole = "sdpa" if model_class(config)._supports_sdpa else "eager"
+    parts = {name: whole for name in config.sub_configs}
+    kind: Any = type(getattr(config, "backbone_config", None))
+    backbone: Any = MODEL_FOR_BACKBONE_MAPPING.get(kind, None)
+    if backbone is not None and not backbone._supports_sdpa:
+        # A backbone of convolutions has no attention, and refuses to be asked for one.
+        parts["backbone_config"] = "eager"
+    return {"": whole, **parts}
 
 
 def named(config: PretrainedConfig) -> PretrainedConfig:

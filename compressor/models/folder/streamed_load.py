@@ -13,7 +13,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.configs.own_code import code_not_run, code_run, forget_code, is_own
-from compressor.models.configs.reading import model_class, read_config
+from compressor.models.configs.reading import fast_attention, read_config
 from compressor.models.finite import check_finite_weights
 from compressor.models.folder.padding import set_padding, settle_padding
 from compressor.models.folder.weight_files import check_weight_files, stored_files, stored_precision
@@ -46,8 +46,7 @@ def open_model(location: str | Path, *, notes: list[str] | None = None) -> PreTr
         raise UnsupportedError(f"the projection of {location} is read with its whole model: leave out --max-memory")
     padding = settle_padding(config, location)
     check_weight_files(folder)
-    attention = "sdpa" if model_class(config)._supports_sdpa else "eager"
-    model = weightless_model(config, torch.float32, attn_implementation=attention)
+    model = weightless_model(config, torch.float32, attn_implementation=fast_attention(config))
     model.name_or_path = model.config._name_or_path = str(location)
     if padding is not None:
         set_padding(model.config, padding.token)

@@ -13,7 +13,7 @@ from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 from compressor.errors import UserError
 from compressor.models.configs.adapters import adapter_note, without_adapter, wrapper_of
 from compressor.models.configs.own_code import code_not_run, code_run, forget_code, is_own
-from compressor.models.configs.reading import model_class, read_config
+from compressor.models.configs.reading import fast_attention, model_class, read_config
 from compressor.models.finite import check_finite_weights
 from compressor.models.folder.padding import set_padding, settle_padding
 from compressor.models.folder.weight_files import check_unchanged, check_weight_files, copy_out_of_files
@@ -67,14 +67,13 @@ def _load(
     cls = model_class(config)
     if folder.is_dir():
         check_weight_files(folder)
-    if attn_implementation == "sdpa" and not cls._supports_sdpa:
-        attn_implementation = "eager"
+    attention = fast_attention(config) if attn_implementation == "sdpa" else attn_implementation
     try:
         with quiet_transformers(), without_adapter(location) as place:
             loaded: Any = cls.from_pretrained(
                 **hub_keywords(place),
                 dtype=dtype,
-                attn_implementation=attn_implementation,
+                attn_implementation=attention,
                 use_safetensors=True,
                 output_loading_info=True,
                 # So that they are listed, and refused below in one line.

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compressor.errors import UnsupportedError
 from compressor.models.meta import meta_model
 from compressor.models.tasks.classes import CommonClasses, match_classes
+from compressor.models.tasks.table import find_task
 from compressor.models.teacher import ModelSpec, Teacher
 from compressor.recipe.fusion import ClassesName
 
@@ -72,10 +73,12 @@ def take_classes(model: PreTrainedModel, common: CommonClasses, numbers: Sequenc
         module = copied.get_submodule(path)
         rows = getattr(module, attribute).movedim(axis, 0)
         taken = torch.stack([rows.mean(0) if number is None else rows[number] for number in numbers])
+        # A detector has a row for no object, too.
+        taken = torch.cat([taken, rows[len(model.config.id2label or {}) :]])
         parameter = nn.Parameter(taken.movedim(0, axis).contiguous(), requires_grad=rows.requires_grad)
         setattr(module, attribute, parameter)
         if isinstance(module, nn.Linear):
-            module.out_features = len(numbers)
+            module.out_features = len(taken)
     copied.config.id2label = dict(enumerate(common.names))
     copied.config.label2id = {name: number for number, name in enumerate(common.names)}
     if hasattr(copied, "num_labels"):
@@ -85,13 +88,14 @@ def take_classes(model: PreTrainedModel, common: CommonClasses, numbers: Sequenc
 
 
 def class_axes(config: PretrainedConfig) -> dict[str, int]:
-    """{parameter: its axis of classes}, by what one more class changes.
+    """{parameter: its axis of classes, and of no object in detectors}, by what one more class changes.
 
     Raises:
         UnsupportedError: an axis does not grow by one.
     """
-    more, classes = copy.deepcopy(config), len(config.id2label or {})
-    more.num_labels = classes + 1
+    rows = len(config.id2label or {}) + (find_task(config).answers == "boxes")
+    more = copy.deepcopy(config)
+    more.num_labels = len(config.id2label or {}) + 1
     sizes, larger = (
         {name: value.shape for name, value in meta_model(each).named_parameters()} for each in (config, more)
     )
@@ -100,7 +104,7 @@ def class_axes(config: PretrainedConfig) -> dict[str, int]:
         grown = [axis for axis, pair in enumerate(zip(size, larger[name], strict=True)) if pair[0] != pair[1]]
         if not grown:
             continue
-        if len(grown) > 1 or (size[grown[0]], larger[name][grown[0]]) != (classes, classes + 1):
+        if len(grown) > 1 or (size[grown[0]], larger[name][grown[0]]) != (rows, rows + 1):
             raise UnsupportedError(f"the head of {config.model_type} models is not one row a class: {name}")
         axes[name] = grown[0]
     return axes

@@ -133,10 +133,10 @@ def _check_allowed(
         alone = [name for name, key in zip(names[mine], keys[mine], strict=True) if key not in keys[theirs]]
         if alone:
             parts.append(f"{models[mine][0]} has {_listed(alone)}, which {models[theirs][0]} lacks")
-    raise UserError(
-        f"the teachers differ in classes: {'; '.join(parts)}: name the classes to be answered with --classes union, "
-        "first or intersection (fusion.classes in a recipe)"
-    )
+    remedy = "name the classes to be answered with --classes union, first or intersection (fusion.classes in a recipe)"
+    if not task.one_class:
+        remedy = f"models of {task.name} must answer the same"
+    raise UserError(f"the teachers differ in classes: {'; '.join(parts)}: {remedy}")
 
 
 def _check_shared(models: Sequence[NamedConfig], keys: Sequence[Sequence[str]], common: Sequence[str]) -> None:
