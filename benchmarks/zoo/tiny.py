@@ -274,7 +274,8 @@ def _small_list(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, A
     if re.fullmatch(r"(image_size|img_size|patch_size)", name):
         return {name: [next(size for pattern, size in _SIZES if re.fullmatch(pattern, name))] * len(value)}
     if re.fullmatch(r"(depths|num_layers|layers|num_encoder_blocks)", name):
-        return {name: [1] * len(value)}
+        # The first layer of convolutions makes a stage's stream, the second one passes it on.
+        return {name: [1 if any("head" in other for other in values) else 2] * len(value)}
     if re.fullmatch(r"(hidden_sizes|embed_dims?|encoder_hidden_sizes|embed_dim)", name):
         return {name: [16 * 2**index for index in range(len(value))]}
     if name == "conv_dim":
