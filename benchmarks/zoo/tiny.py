@@ -137,9 +137,10 @@ def _with_sizes_named(config: PretrainedConfig) -> None:
     hidden = getattr(config, "hidden_size", None) or 32
     if not (isinstance(heads, int) and isinstance(hidden, int)):
         return
-    fitting = {"vocab_size": 128, "num_key_value_heads": heads, "n_routed_experts": 4, "num_experts": 4,
-               "num_experts_per_tok": 2,
-               "head_dim": hidden // heads, "pad_token_id": 0}  # fmt: skip
+    fitting: dict[str, Any] = {
+        "vocab_size": 128, "num_key_value_heads": heads, "n_routed_experts": 4, "num_experts": 4,
+        "num_experts_per_tok": 2, "head_dim": hidden // heads, "pad_token_id": 0,
+    }  # fmt: skip
     values = config.to_dict()
     for name in values:
         if re.fullmatch(r".*(expert|topk|top_k|moe|group|rank|linear_|indexer_|index_).*", name):
