@@ -106,11 +106,16 @@ def _moved(answer: Tensor, mapping: Map) -> Tensor:
     return (answer.movedim(place, -1) @ mapping.push.to(answer)).movedim(-1, place)
 
 
+def is_compared(answer: Tensor) -> Tensor:
+    """Which entries are answers, and no masks."""
+    return answer.isfinite() & (answer.abs() < _MASKED)
+
+
 def _relative_change(before: Tensor, after: Tensor) -> float:
     """Relative to the largest answer; answers that are masked stay so."""
     if before.shape != after.shape:
         return float("inf")
-    counted = before.isfinite() & (before.abs() < _MASKED)
+    counted = is_compared(before)
     if not counted.any():
         return 0.0
     before, after = before[counted], after[counted]

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from compressor.anatomy.axes import Axis, Kind, Part, Role, Side, Space, map_key
-from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Inputs, functional_answers, logits_change
+from compressor.anatomy.certificate import (
+    CERTIFICATE_TOLERANCE,
+    Inputs,
+    functional_answers,
+    is_compared,
+    logits_change,
+)
 from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.permutations import random_permutations
 from compressor.anatomy.resize import BUILD_ERRORS
@@ -72,9 +78,14 @@ def sensitivity(model: nn.Module, trials: Sequence[Inputs], anatomy: Anatomy, se
 
     A space that nothing claims to permute (one rotary group) is left out.
     """
-    # Attention of small weights is nearly uniform and would hide which key is which.
-    state = {name: _SHARPER * value if value.dim() > 1 else value for name, value in model.named_parameters()}
+    state = dict(model.named_parameters())
     before = [functional_answers(model, state, inputs) for inputs in trials]
+    # Attention of small weights is nearly uniform and would hide which key is which.
+    sharper = {name: _SHARPER * value if value.dim() > 1 else value for name, value in state.items()}
+    answers = [functional_answers(model, sharper, inputs) for inputs in trials]
+    if _compared(answers) == _compared(before):
+        # Else answers of many layers without norms became so large that they count as masks.
+        state, before = sharper, answers
     changes: dict[str, float] = {}
     written = replace(anatomy, axes={name: tuple(map(_writes_only, axes)) for name, axes in anatomy.axes.items()})
     for space in anatomy.spaces.values():
@@ -85,6 +96,11 @@ def sensitivity(model: nn.Module, trials: Sequence[Inputs], anatomy: Anatomy, se
         if found:
             changes[space.name] = min(found)
     return changes
+
+
+def _compared(answers: Sequence[Mapping[str, Tensor]]) -> int:
+    """Entries of answers that are compared."""
+    return sum(int(is_compared(answer).sum()) for each in answers for answer in each.values())
 
 
 def _largest_change(

@@ -77,7 +77,7 @@ _SMALL: dict[str, PretrainedConfig] = {}
 def _inspect(config: PretrainedConfig) -> Anatomy:
     skeleton = measure_growth(config, DEPTH)
     study = study_smallest(skeleton)
-    layers = [layer for stack in study.stacks for layer in stack.layers]
+    layers = [layer for stack in study.stacks if stack.fields for layer in stack.layers]
     # Convolutions before a stream are not alike, so none stands for another.
     unlike = [each.prefix for each in skeleton.lists if not any(layer.startswith(each.prefix) for layer in layers)]
     if unlike:

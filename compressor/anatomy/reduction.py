@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -21,14 +21,12 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
     config = skeleton.config
     # Some models read the hidden units of one part as channels of another: then ratios count.
     for head_dim, proportional in ((8, False), (16, False), (32, False), (64, False), (8, True), (16, True)):
-        values: dict[str, Any] = {}
-        # Equal sizes of several parts may have to be equal, as those of an encoder and what reads it.
-        sizes: dict[int, int] = {}
-        # Parts first: the whole refers to them.
-        for prefix, part in reversed(list(parts_of(config))):
-            _reduce_part(prefix, skeleton, head_dim, values, sizes, proportional=proportional)
-            values |= {prefix + name: value for name, value in _short_fields(part, prefix, values, head_dim).items()}
-        yield with_fields(config, values)
+        yield with_fields(config, _small_values(skeleton, head_dim, proportional=proportional))
+    values = _small_values(skeleton, 8, proportional=False)
+    # Some derive a size from others in a way of their own.
+    yield with_fields(config, {name: value for name, value in values.items() if read_field(config, name) is not None})
+    # Some read tokens that no field of the config names.
+    yield with_fields(config, {name: value for name, value in values.items() if not _OF_TOKENS.search(name)})
     # Where sizes add up to others, or a recurrence's heads fill its width, all of them shrink by one factor.
     for factor in (64, 32, 16, 8, 4):
         if scaled := _divided(skeleton, factor):
@@ -36,17 +34,39 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
     yield config
 
 
+#: Fields of the vocabulary and its tokens.
+_OF_TOKENS = re.compile(r"vocab_size|_token_id$|_token_index$")
+
+
+def _small_values(skeleton: Skeleton, head_dim: int, *, proportional: bool) -> dict[str, Any]:
+    """Small values of all fields.
+
+    Args:
+        proportional: multiples of a width stay so: some models read hidden units of one part as channels of another.
+    """
+    values: dict[str, Any] = {}
+    # Equal sizes of several parts may have to be equal, as those of an encoder and what reads it.
+    sizes: dict[int, int] = {}
+    tokens = _large_tokens(skeleton.config)
+    # Parts first: the whole refers to them.
+    for prefix, part in reversed(list(parts_of(skeleton.config))):
+        _reduce_part(prefix, skeleton, head_dim, values, sizes, proportional=proportional)
+        short = _short_fields(part, prefix, values, head_dim, tokens)
+        values |= {prefix + name: value for name, value in short.items()}
+    return values
+
+
 def _all_short(config: PretrainedConfig, values: Mapping[str, int]) -> dict[str, Any]:
     """Small values of what only costs time, in every part."""
     short: dict[str, Any] = {}
+    tokens = _large_tokens(config)
     for prefix, part in reversed(list(parts_of(config))):
         head_dim = values.get(f"{prefix}head_dim") or getattr(part, "head_dim", None)
         heads, hidden = getattr(part, "num_attention_heads", None), getattr(part, "hidden_size", None)
         if not head_dim and isinstance(heads, int) and isinstance(hidden, int):
             head_dim = values.get(f"{prefix}hidden_size", hidden) // heads
-        short |= {
-            prefix + name: v for name, v in _short_fields(part, prefix, {**values, **short}, head_dim or 8).items()
-        }
+        fields = _short_fields(part, prefix, {**values, **short}, head_dim or 8, tokens)
+        short |= {prefix + name: value for name, value in fields.items()}
     return short
 
 
@@ -87,8 +107,9 @@ def _reduce_part(
         widest = max((g for g in grown if _stage(g.fields[0]) == stage), key=lambda growth: len(growth.rates))
         if len(widest.rates) < most_rates / 8 or _NO_WIDTH.search(widest.fields[0]):
             continue
-        most = max((values[name] for name in [*heads, *groups] if _stage(name) in ("", stage)), default=4)
-        sizes.setdefault(widest.value, most * head_dim)
+        most = max((values[name] for name in [*heads, *groups] if _stage(name) in ("", stage)), default=0)
+        # Without heads to hold, no width has to grow: stages may multiply it.
+        sizes.setdefault(widest.value, most * head_dim if most else min(widest.value, 4 * head_dim))
         for name in heads:
             if _stage(name) in ("", stage) and sizes[widest.value] % values[name]:
                 values[name] = 4
@@ -109,7 +130,7 @@ def _reduce_part(
 
 
 #: Sizes of what is no width, however small.
-_NO_WIDTH = re.compile(r"patch|num_channels|factor|merge|ratio|image|stride")
+_NO_WIDTH = re.compile(r"patch|num_channels|factor|merge|ratio|image|stride|multipl")
 
 
 #: Sizes of what is no width, and counts.
@@ -199,8 +220,14 @@ def _stage_count(part: PretrainedConfig) -> int:
     )
 
 
-def _short_fields(part: PretrainedConfig, prefix: str, values: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
-    """Small values of what only costs time in a small config."""
+def _short_fields(
+    part: PretrainedConfig, prefix: str, values: Mapping[str, Any], head_dim: int, tokens: Sequence[int]
+) -> dict[str, Any]:
+    """Small values of what only costs time in a small config.
+
+    Args:
+        tokens: those of all parts that may be beyond a small vocabulary.
+    """
     short: dict[str, Any] = {}
     for field, limit in _SHORT.items():
         value = read_field(part, field)
@@ -219,22 +246,39 @@ def _short_fields(part: PretrainedConfig, prefix: str, values: Mapping[str, Any]
     windows = getattr(part, "attention_window", None)
     if windows:
         short["attention_window"] = 4 if isinstance(windows, int) else [4] * len(windows)
-    return short | _short_tokens(part, [short.get("vocab_size"), *(values.get(name) for name in _VOCABULARIES)])
+    near = [values.get(start + name) for start in (prefix, "") for name in _VOCABULARIES]
+    vocabularies = [short.get("vocab_size"), *near]
+    return short | _short_tokens(part, vocabularies, tokens)
 
 
 #: Where a composite's vocabulary may be.
 _VOCABULARIES = ("vocab_size", "text_config.vocab_size", "thinker_config.text_config.vocab_size")
+#: Tokens that begin, end or fill a text.
+_SPECIAL = re.compile(r"(pad|bos|eos|sep|cls|decoder_start)_")
 
 
-def _short_tokens(part: PretrainedConfig, vocabularies: list[Any]) -> dict[str, Any]:
-    """Special tokens within a small vocabulary; placeholders of images and sounds differ from all others."""
-    limit = next((size for size in vocabularies if isinstance(size, int)), 1 << 62)
-    ids = {
+def _token_fields(part: PretrainedConfig, least: int) -> dict[str, int]:
+    """{field: token} of the tokens from a number on."""
+    return {
         name: token
         for name, token in sorted(part.to_dict().items())
-        if name.endswith(("_token_id", "_token_index")) and isinstance(token, int) and token >= limit
+        if _OF_TOKENS.search(name) and name != "vocab_size" and isinstance(token, int) and token >= least
     }
+
+
+def _large_tokens(config: PretrainedConfig) -> list[int]:
+    """Tokens of all parts beyond a small vocabulary, but for special ones."""
+    parts = [part for _, part in parts_of(config)]
+    sizes = [getattr(part, "vocab_size", None) for part in parts]
+    least = min([_SHORT["vocab_size"], *(size for size in sizes if isinstance(size, int))])
+    fields = [_token_fields(part, least) for part in parts]
+    return sorted({token for each in fields for name, token in each.items() if not _SPECIAL.match(name)})
+
+
+def _short_tokens(part: PretrainedConfig, vocabularies: list[Any], tokens: Sequence[int]) -> dict[str, Any]:
+    """Special tokens within a small vocabulary; placeholders of images and sounds differ, and are one in all parts."""
+    limit = next((size for size in vocabularies if isinstance(size, int)), 1 << 62)
     return {
-        name: place % 4 if re.match(r"(pad|bos|eos|sep|cls|decoder_start)_", name) else limit - 1 - place
-        for place, name in enumerate(ids)
+        name: place % 4 if _SPECIAL.match(name) else (limit - 1 - tokens.index(token)) % limit
+        for place, (name, token) in enumerate(_token_fields(part, limit).items())
     }

@@ -140,7 +140,7 @@ def _stacks(config: PretrainedConfig, model: nn.Module, traced: TracedDims, skel
         if root not in names:
             owner = paths[0].rpartition(".")[0]
             # Stages that are lists in a list are told apart by their index.
-            named = [f"{path}.residual" for path in (owner.rpartition(".")[0], owner)]
+            named = [f"{path}.residual" for path in (owner.rpartition(".")[0], owner, paths[0])]
             names[root] = "residual" if len(set(roots)) == 1 else next(n for n in named if n not in names.values())
     return tuple(
         Stack(paths, fields, names[root], runs) for root, (paths, fields, runs) in zip(roots, lists, strict=True)
@@ -187,23 +187,39 @@ def _repeated(config: PretrainedConfig, traced: TracedDims) -> Iterator[tuple[tu
 
 
 def _uncounted(traced: TracedDims) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], int]]:
-    """Lists of layers that no field counts, such as those that a list names: they run one after the other."""
-    stream, order = _most_used(traced), list(traced.calls)
-    for first in [name for name in order if name.endswith(".0")]:
+    """Runs of layers that no field counts, such as those of stages whose first layer makes another stream.
+
+    Every layer passes the stream of its run on, and they run one after the other.
+    """
+    order = list(traced.calls)
+    places = {name: place for place, name in enumerate(order)}
+    inside: list[str] = []
+    for first in sorted((name for name in order if name.endswith(".0")), key=lambda name: name.count(".")):
         prefix = first[:-1]
         count = next(index for index in itertools.count() if f"{prefix}{index}" not in traced.calls)
-        paths = tuple(f"{prefix}{index}" for index in range(count))
-        between = [
-            (path, name)
-            for last, path in itertools.pairwise(paths)
-            for name in order[order.index(last) + 1 : order.index(path)]
-        ]
-        if count > 1 and all(name.startswith(f"{path}.") for path, name in between):
-            ends = [
-                end[-1].root for path in paths for call in traced.calls[path][:1] for end in (call.reads, call.writes)
-            ]
-            if all(end is stream for end in ends):
-                yield paths, (), 1
+        runs: list[tuple[Dim, list[str]]] = []
+        for path in (f"{prefix}{index}" for index in range(count)):
+            stream = _passed_stream(traced, path)
+            if stream is None or prefix.startswith(tuple(inside)):
+                continue
+            last = runs[-1][1][-1] if runs and runs[-1][0] is stream else None
+            between = order[places[last] + 1 : places[path]] if last is not None else [""]
+            if all(name.startswith(f"{path}.") for name in between):
+                runs[-1][1].append(path)
+            else:
+                runs.append((stream, [path]))
+        for _, paths in runs:
+            inside += [f"{path}." for path in paths]
+            yield tuple(paths), (), 1
+
+
+def _passed_stream(traced: TracedDims, path: str) -> Dim | None:
+    """The stream that a layer of several modules reads and writes, if it is one."""
+    read, written = (stream_of_call(dims) for dims in (traced.calls[path][0].reads, traced.calls[path][0].writes))
+    owners = {name.rpartition(".")[0] for name in traced.parameters if name.startswith(f"{path}.")}
+    uses = sum(any(dim.root is read for dim in dims) for dims in traced.parameters.values())
+    alike = read is written and read.size > 1 and len(owners) > 1
+    return read if alike and len(traced.calls[path]) == 1 and uses > 1 else None
 
 
 def _most_used(traced: TracedDims) -> Dim | None:

@@ -30,8 +30,8 @@ def make_trials(model: nn.Module, config: PretrainedConfig) -> list[dict[str, Te
     Raises:
         Exception: those of the model, if the plain inputs do not run.
     """
-    plain = _needed_inputs(model, config, batch=3, length=SHORT, seed=0)
-    rich = _needed_inputs(model, config, batch=2, length=_long(config), seed=1)
+    plain = needed_inputs(model, config, batch=3, length=SHORT)
+    rich = needed_inputs(model, config, batch=2, length=_long(config), seed=1)
     options = {"padding": _padded(rich, config)} | {
         name: {name: value} for name, value in optional_inputs(model, config, rich).items()
     }
@@ -45,8 +45,14 @@ def make_trials(model: nn.Module, config: PretrainedConfig) -> list[dict[str, Te
     return [plain, *({**rich, **option} for option in alone)]
 
 
-def _needed_inputs(model: nn.Module, config: PretrainedConfig, batch: int, length: int, seed: int) -> dict[str, Tensor]:
-    """Plain inputs, or those with all others where a pass cannot do without them, whatever its signature says."""
+def needed_inputs(
+    model: nn.Module, config: PretrainedConfig, batch: int, length: int, seed: int = 0
+) -> dict[str, Tensor]:
+    """Plain inputs, or those with all others where a pass cannot do without them, whatever its signature says.
+
+    Raises:
+        Exception: those of the model, if neither run.
+    """
     plain = dummy_inputs(config, batch, length, seed=seed, dtype=torch.float64)
     try:
         answers = all_outputs(model, plain)

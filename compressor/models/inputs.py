@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.media import media_inputs, placeholder
+from compressor.models.media import has_placeholder, media_inputs, placeholder
 from compressor.models.modalities import (
     first_field,
     has_patches,
@@ -195,9 +195,9 @@ def _needed_inputs(config: PretrainedConfig) -> list[str]:
     needed += [main] if main in known or not known else []
     if is_audio_config(config) and not known:
         needed = ["input_features"]
-    if is_dual_config(config):
+    if is_dual_config(config) and not has_placeholder(config):
         needed += ["input_ids", "input_features" if "input_features" in known else "pixel_values"]
-    if "input_ids" in known and (placeholder(config) is not None or hasattr(config, "vocab_size")):
+    if "input_ids" in known and (has_placeholder(config) or hasattr(config, "vocab_size")):
         needed += ["input_ids"]
     # What answers about a text shifts it itself.
     shifted = bool(config.architectures) and find_task(config).columns

@@ -85,6 +85,11 @@ def placeholder(config: PretrainedConfig, names: Sequence[str] = ("image_token_i
     return next((token for token in tokens if isinstance(token, int)), None)
 
 
+def has_placeholder(config: PretrainedConfig) -> bool:
+    """Whether any medium is read at the places of tokens."""
+    return any(placeholder(config, medium.tokens) is not None for medium in _MEDIA.values())
+
+
 #: {key of a config and a medium: place of the candidate that runs, and features of a sample}.
 _KNOWN: dict[tuple[str, str, int], tuple[int, int] | None] = {}
 
@@ -196,11 +201,20 @@ def _sounds(
     for part in parts_with(config, "num_mel_bins", "max_source_positions"):
         frames = 2 * int(part.max_source_positions)
         made.append(torch.randn(batch, int(part.num_mel_bins), frames, generator=generator))
+    for part in parts_with(config, "num_mel_bins", "n_window"):
+        # Whole windows.
+        made.append(torch.randn(batch, int(part.num_mel_bins), 2 * int(part.n_window), generator=generator))
+    for part in parts_with(config, "num_mel_bins", "num_stacked_frames"):
+        features = int(part.num_mel_bins) * int(part.num_stacked_frames)
+        made.append(torch.randn(batch, 16, features, generator=generator))
     bins = int(first_field(config, "num_mel_bins", "input_feat_size", "input_dim", default=80))
     made += [
         torch.randn(batch, 64, bins, generator=generator),
         torch.randn(batch, bins, 64, generator=generator),
     ]
+    if main == "input_values":
+        # One channel.
+        made.append(torch.randn(batch, 1, 6400, generator=generator))
     value = MAKERS[main](config, batch, 8, generator)
     made = [value, *made] if value is not None else made
     masks = [name for name in names if name in ("feature_attention_mask", "input_features_mask", "padding_mask")]

@@ -30,6 +30,17 @@ def _class_reads_images(name: str) -> bool:
     return not any(each.endswith("input_ids") for each in readable_inputs(model))
 
 
+@cache
+def _class_reads(name: str, argument: str) -> bool:
+    model = getattr(transformers, name, None)
+    return model is not None and argument in readable_inputs(model)
+
+
+def reads_lists_of_images(config: PretrainedConfig) -> bool:
+    """Whether every sample has several images, and a mask says which of them a token sees."""
+    return _class_reads((config.architectures or [""])[0], "image_attention_mask")
+
+
 def is_audio_config(config: PretrainedConfig) -> bool:
     """Whether the model reads spectrograms."""
     return hasattr(config, "num_mel_bins")

@@ -13,54 +13,16 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from compressor.models import patch_inputs, series
-from compressor.models.modalities import first_field, parts_with, reads_video, size_pair, vision_part
+from compressor.models import image_inputs, patch_inputs, series
+from compressor.models.modalities import first_field, parts_with
 
 Maker = Callable[[PretrainedConfig, int, int, torch.Generator], Tensor | None]
-#: Side of an image for models that take any.
-_SIDE = 64
 #: Image regions, entities and encoder states of a trial.
 _REGIONS = 5
 
 
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator)
-
-
-def _pixels(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor:
-    """[B, C, H, W], or [B, frames, C, H, W]; of models that cut images into tiles [B, 1, tiles, C, H, W]."""
-    part = vision_part(config)
-    height, width = size_pair(first_field(part, "image_size", "img_size", "input_size", default=_SIDE))
-    channels = int(first_field(part, "num_channels", "in_channels", "in_chans", default=3))
-    frames = [int(part.num_frames)] if reads_video(part) else []
-    tiles = getattr(part, "max_num_tiles", None)
-    leading = frames if tiles is None else [1, int(tiles)]
-    return _normal(generator, batch, *leading, channels, height, width)
-
-
-def _tile_shapes(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
-    """The arrangement of the tiles of an image, from 1 [B, 1]."""
-    shapes = first_field(config, "supported_aspect_ratios")
-    return None if shapes is None else torch.randint(1, len(shapes) + 1, (batch, 1), generator=generator)
-
-
-def _tile_masks(*, by_token: bool) -> Maker:
-    """All tiles of an image, for the tower [B, 1, tiles], or for every token [B, T, 1, tiles]."""
-
-    def maker(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
-        tiles = first_field(config, "max_num_tiles")
-        tokens = [length] if by_token else []
-        return None if tiles is None else torch.ones(batch, *tokens, 1, int(tiles), dtype=torch.long)
-
-    return maker
-
-
-def _clips(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
-    """[B, frames, C, H, W] of video models."""
-    part = vision_part(config)
-    frames = first_field(part, "frames_per_clip", "num_frames")
-    side = first_field(part, "crop_size", "image_size", default=_SIDE)
-    return None if frames is None or side is None else _normal(generator, batch, frames, 3, *size_pair(side))
 
 
 def _sound(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
@@ -78,6 +40,10 @@ def _sound(config: PretrainedConfig, batch: int, length: int, generator: torch.G
 def _spectrum(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
     """[B, mel bins, frames] of a fixed length, or [B, frames, features]."""
     bins, frames = first_field(config, "num_mel_bins"), first_field(config, "max_source_positions")
+    per_token = first_field(config, "audio_length_per_tok")
+    if per_token is not None and bins is not None:
+        # Sound that accompanies every token (Voxtral Realtime).
+        return _normal(generator, batch, int(bins), int(per_token) * length)
     features = first_field(config, "feature_projection_input_dim", "input_feat_per_channel", "input_dim")
     spectrogram = next(parts_with(config, "spec_size", "num_mel_bins"), None)
     if spectrogram is not None:
@@ -134,7 +100,7 @@ def _queries(config: PretrainedConfig, batch: int, length: int, generator: torch
 
 
 def _query_tokens(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
-    """Tokens [B, T] that learned queries read beside images."""
+    """Tokens [B, T] that learned queries read beside image_inputs."""
     size = first_field(getattr(config, "qformer_config", None) or config, "vocab_size")
     return None if size is None else torch.randint(1, int(size), (batch, length), generator=generator)
 
@@ -205,19 +171,6 @@ def _xpaths(field: str) -> Maker:
     return maker
 
 
-def _patch_mask(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
-    """Masked patches [B, N]."""
-    part = vision_part(config)
-    image, patch = getattr(part, "image_size", None), getattr(part, "patch_size", None)
-    if image is None or patch is None:
-        return None
-    (height, width), (rows, columns) = size_pair(image), size_pair(patch)
-    count = (height // rows) * (width // columns)
-    frames = int(part.num_frames) // int(getattr(part, "tubelet_size", 1)) if reads_video(part) else 1
-    # As many in every sample: some models gather the rest.
-    return (torch.arange(count * frames) % 3 == 0).expand(batch, count * frames).contiguous()
-
-
 def _encoder_states(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
     """Outputs of an encoder [B, N, features] for a decoder with cross-attention."""
     sizes = ("cross_attention_hidden_size", "encoder_hidden_size")
@@ -235,13 +188,14 @@ def _encoder_outputs(config: PretrainedConfig, batch: int, length: int, generato
 
 #: {input of a forward pass: its maker}.
 MAKERS: dict[str, Maker] = {
-    "pixel_values": _pixels,
-    "pixel_values_videos": _clips,
+    "pixel_values": image_inputs.pixels,
+    "inputs": image_inputs.any_input,
+    "pixel_values_videos": image_inputs.clips,
     "input_values": _sound,
     "input_features": _spectrum,
-    "aspect_ratio_ids": _tile_shapes,
-    "aspect_ratio_mask": _tile_masks(by_token=False),
-    "cross_attention_mask": _tile_masks(by_token=True),
+    "aspect_ratio_ids": image_inputs.tile_shapes,
+    "aspect_ratio_mask": image_inputs.tile_mask,
+    "cross_attention_mask": image_inputs.tiles_of_tokens,
     "audio_mel": _mel,
     "audio_mel_mask": _mel_mask,
     "task_inputs": _task_tokens,
@@ -252,8 +206,10 @@ MAKERS: dict[str, Maker] = {
     "image_grid_thw": patch_inputs.grids,
     "merge_sizes": patch_inputs.merge_sizes,
     "flattened_patches": patch_inputs.flattened_patches,
-    "prompt_pixel_values": _pixels,
-    "prompt_masks": _pixels,
+    "prompt_pixel_values": image_inputs.pixels,
+    "prompt_masks": image_inputs.pixels,
+    "image_embeds_position_mask": image_inputs.resampled_places,
+    "image_attention_mask": image_inputs.seen_images,
     "query_embeds": _queries,
     "qformer_input_ids": _query_tokens,
     "input_features_mask": _sound_mask,
@@ -283,7 +239,7 @@ MAKERS: dict[str, Maker] = {
     "langs": _indices("n_langs"),
     "xpath_tags_seq": _xpaths("max_xpath_tag_unit_embeddings"),
     "xpath_subs_seq": _xpaths("max_xpath_subs_unit_embeddings"),
-    "bool_masked_pos": _patch_mask,
+    "bool_masked_pos": image_inputs.patch_mask,
     "encoder_hidden_states": _encoder_states,
     "encoder_outputs": _encoder_outputs,
 }

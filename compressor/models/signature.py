@@ -11,7 +11,8 @@ _NO_INPUT = re.compile(
     r"labels?|.*_labels?|(decoder_)?inputs_embeds|past_(?!values|time_features|observed_mask).*|.*cache.*|mems|(decoder_)?position_ids|output_.*|return_.*"
     r"|encoder_outputs|mm_encoder_outputs|.*head_mask|logits_to_keep|.*_positions|interpolate_pos_encoding|kwargs|args"
     r"|self|use_.*|num_.*|head_mask|cls_index|is_impossible|p_mask|lengths|class_labels|mask_labels|vision_feature_.*"
-    r"|patch_offsets|future_values|image_embeds|mask_time_indices"
+    r"|patch_offsets|future_values|image_embeds|image_hidden_states|image_encoder_embeddings|perceiver_embeddings"
+    r"|mask_time_indices"
 )
 
 

@@ -234,3 +234,16 @@ def test_layers_of_a_part_and_of_a_stage_are_left_out():
     lists = measure_growth(tiny("segformer"), 3).lists
     assert [(layers.fields, layers.count) for layers in lists] == [(("depths.0",), 1), (("depths.1",), 2)]
     assert [layers.prefix for layers in lists] == ["segformer.stages.0.blocks.", "segformer.stages.1.blocks."]
+
+
+def test_layers_that_pass_the_stream_of_a_stage_on_are_a_stack_where_the_first_one_makes_it():
+    # Sharper weights would make answers of so many convolutions as large as masks, and hide every wrong map.
+    sizes = {"embedding_size": 8, "hidden_sizes": [16, 32, 32, 32], "depths": [2, 3, 2, 2]}
+    config = AutoConfig.for_model("resnet", **sizes, num_labels=3)
+    config.architectures = ["ResNetForImageClassification"]
+    anatomy = inspect_config(config)
+    stages = [[layer.rpartition(".")[2] for layer in stack.layers] for stack in anatomy.stacks]
+    assert stages == [["1"], ["1", "2"], ["1"], ["1"]]
+    assert anatomy.error <= CERTIFICATE_TOLERANCE < min(anatomy.sensitivity.values())
+    assert not anatomy.pinned
+    assert {anatomy.fields[f"hidden_sizes.{stage}"] for stage in range(4)} == {"hidden"}

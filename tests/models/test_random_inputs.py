@@ -6,9 +6,11 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from benchmarks.zoo.tiny import class_of, tiny_configs
 from compressor.anatomy import CERTIFICATE_TOLERANCE, inspect_config
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import all_outputs
+from compressor.anatomy.trials import needed_inputs
 from compressor.models.inputs import dummy_inputs
 
 
@@ -46,6 +48,34 @@ def test_a_dual_encoder_of_sound_and_text_reads_both():
     inputs = dummy_inputs(config, 2, 6)
     assert inputs["input_ids"].shape == (2, 6)
     assert inputs["input_features"].shape == (2, 1, config.audio_config.spec_size, config.audio_config.num_mel_bins)
+
+
+def test_sound_among_tokens_comes_in_whole_windows_or_stacked_frames():
+    windows = dummy_inputs(_tiny("qwen3_asr"), 2, 6)
+    assert windows["input_features"].shape[-1] == 100 == windows["input_features_mask"].shape[-1]
+    stacked = dummy_inputs(_tiny("fun_asr_nano"), 2, 6)
+    assert stacked["input_features"].shape[-1] == 7 * 80
+
+
+def test_sound_that_accompanies_every_token_is_as_long():
+    config = _tiny("voxtral_realtime")
+    inputs = dummy_inputs(config, 2, 6)
+    assert inputs["input_features"].shape == (2, 128, 6 * config.audio_length_per_tok)
+
+
+def test_sound_at_places_of_tokens_that_cannot_be_counted_is_left_out():
+    assert "input_features" not in dummy_inputs(_tiny("qwen2_audio"), 2, 6)
+
+
+def test_a_text_reads_a_list_of_images_with_what_each_token_sees():
+    model = random_model(_tiny("idefics"))
+    inputs = needed_inputs(model, model.config, 2, 6)
+    assert inputs["pixel_values"].dim() == 5
+    assert inputs["image_attention_mask"].shape == (2, 6, 1)
+
+
+def _tiny(kind):
+    return next(tiny_configs(kind, class_of(kind)))
 
 
 def test_single_precision_that_a_model_asks_for_is_given_as_double():
