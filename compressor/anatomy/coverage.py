@@ -60,7 +60,7 @@ def _reached_by_trying(model: nn.Module, inputs: Inputs, names: Sequence[str]) -
     """Those whose disturbance changes an answer; halves of the names that change nothing are not split further."""
     if not names:
         return
-    state = dict(model.named_parameters())
+    state: dict[str, Tensor] = dict(model.named_parameters())
     generator = torch.Generator().manual_seed(4)
     disturbed = {name: state[name] + _noise(state[name], generator) for name in names}
     if logits_change(model, inputs, disturbed) == 0:
@@ -78,7 +78,7 @@ def sensitivity(model: nn.Module, trials: Sequence[Inputs], anatomy: Anatomy, se
 
     A space that nothing claims to permute (one rotary group) is left out.
     """
-    state = dict(model.named_parameters())
+    state: dict[str, Tensor] = dict(model.named_parameters())
     before = [functional_answers(model, state, inputs) for inputs in trials]
     # Attention of small weights is nearly uniform and would hide which key is which.
     sharper = {name: _SHARPER * value if value.dim() > 1 else value for name, value in state.items()}
