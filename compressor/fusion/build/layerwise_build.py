@@ -29,6 +29,7 @@ from compressor.fusion.features.base import Features
 from compressor.fusion.features.weight_features import WeightFeatures
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.streamed import OUTSIDE, holding
+from compressor.utils.process_memory import return_freed_memory
 from compressor.utils.tensor_store import StoredTensors, TensorStore
 
 
@@ -147,6 +148,9 @@ class _LayerwiseBuild:
             for stage in stages:
                 refit.refit(stage, features, partial(runner.start_stack, stack))
             runner.start_stack(stack)
+        if self.finished is not None:
+            # What the passes over all layers before this one left.
+            return_freed_memory()
 
     def _build_layer(self, layer: str, stack: Stack) -> None:
         """Build one layer of all students."""

@@ -43,10 +43,15 @@ class MapCandidate:
             if problem.placed:
                 maps[space] = placed_coordinates(replace(problem, weights=self.shares))
                 continue
-            possible = problem.rotatable or self.residual not in ROTATING or len(problems) == 1
-            method = RESIDUAL_MAPS.get(self.residual if possible else "barycentre")
+            impossible = self.residual in ROTATING and coupled(problem, problems)
+            method = RESIDUAL_MAPS.get("barycentre" if impossible else self.residual)
             maps[space] = method(replace(problem, weights=self.shares))
         return maps
+
+
+def coupled(problem: ResidualProblem, problems: Mapping[str, ResidualProblem]) -> bool:
+    """Whether a stream's coordinates can be coupled alone: one of several streams that norms keep from rotating."""
+    return not (problem.placed or problem.rotatable or len(problems) == 1)
 
 
 def list_candidates(

@@ -21,7 +21,7 @@ from compressor.fusion.build.student import BuildOptions, BuiltStudent, StudentB
 from compressor.fusion.build.tail import needs_descent
 from compressor.fusion.calibration.processes import ALONE
 from compressor.fusion.context import FusionContext
-from compressor.fusion.joint.candidates import MapCandidate, list_candidates
+from compressor.fusion.joint.candidates import MapCandidate, coupled, list_candidates
 from compressor.fusion.joint.preference import MARGINS
 from compressor.fusion.joint.relatives import WHY_PAIRED, build_nearer, may_pair
 from compressor.fusion.joint.trials import TrialSearch
@@ -129,7 +129,9 @@ def _problems_and_candidates(context: FusionContext) -> tuple[dict[str, Residual
     evidence = context.has_held_out and context.from_activations and context.streaming is None
     automatic = options.residual == "auto" and not anchored and rotatable and evidence and context.refit
     problems = residual_problems(context, reads=automatic or options.residual == "readers")
-    lacking = evidence and any(energy_left_out(problem) > RESIDUAL_ENERGY_SLACK for problem in problems.values())
+    lacking = evidence and any(
+        coupled(problem, problems) or energy_left_out(problem) > RESIDUAL_ENERGY_SLACK for problem in problems.values()
+    )
     if automatic and not lacking:
         problems = {space: replace(problem, reads=()) for space, problem in problems.items()}
     candidates = list_candidates(
