@@ -128,10 +128,10 @@ def _stacks(config: PretrainedConfig, model: nn.Module, traced: TracedDims, skel
         paths = tuple(f"{layers.prefix}{index}" for index in range(read_field(config, layers.fields[0])))
         if all(path in traced.calls for path in paths) and _passes_stream(traced, paths):
             lists.append((paths, layers.fields, 1))
-    lists.sort(key=lambda entry: list(traced.calls).index(entry[0][0]))
     lists = [entry for entry in lists if _maps_linearly(model, entry[0])] or lists
-    if not lists:
-        lists = [*_repeated(config, traced)] or [*_uncounted(traced)]
+    lists = lists or [*_repeated(config, traced)] or [*_uncounted(traced)]
+    order = {name: place for place, name in enumerate(traced.calls)}
+    lists.sort(key=lambda entry: order[entry[0][0]])
     if not lists:
         raise UnsupportedError(f"no field of the {config.model_type} config changes the number of layers")
     roots = [id(stream_of_call(traced.calls[paths[0]][0].reads)) for paths, _, _ in lists]

@@ -304,9 +304,14 @@ def test_a_failed_self_test_is_one_line(monkeypatch):
         check_recovery(config_of("vit"))
 
 
-def test_hidden_units_are_not_taken_for_the_residual_stream():
+def test_a_layer_spread_over_several_lists_is_as_many_stacks_and_its_hidden_units_are_no_stream():
     sizes = {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 60, "max_position_embeddings": 40}
     config = AutoConfig.for_model("xlm", **sizes)
     config.architectures = ["XLMWithLMHeadModel"]
-    with pytest.raises(UnsupportedError, match="no field of the xlm config changes the number of layers"):
-        inspect_config(config)
+    anatomy = inspect_config(config)
+    assert [stack.layers[0].partition(".")[2] for stack in anatomy.stacks] == [
+        "attentions.0", "ffns.0", "attentions.1", "ffns.1",
+    ]  # fmt: skip
+    assert [(space.name, space.size) for space in anatomy.residuals] == [("residual", 32)]
+    assert not anatomy.pinned
+    assert check_recovery(config) <= self_test.RECOVERY_TOLERANCE

@@ -89,7 +89,7 @@ def test_sections_of_rotary_channels_fit_the_part_that_rotates(rotating, section
     rotary = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": rotating, "mrope_section": sections}
     sizes = {"hidden_size": 128, "num_attention_heads": 4, "rope_parameters": rotary}
     config = config_of("glm4v_moe_text", "Glm4vMoeTextModel", sizes)
-    short = _short_fields(config, "", {}, 8)["rope_parameters"]["mrope_section"]
+    short = _short_fields(config, "", {}, 8, [])["rope_parameters"]["mrope_section"]
     assert sum(short) == 4 * rotating
 
 
