@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from transformers import AutoConfig
 
+import compressor
 from benchmarks.tasks.page import STEPS, page
 from benchmarks.tasks.settings import SETTINGS, TaskSetting
 from benchmarks.tasks.teachers import train_teacher
@@ -30,15 +33,21 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help=f"Tasks, of {', '.join(ALL_SETTINGS)}.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seeds; default 0 and 1.")] = None,
     again: Annotated[bool, typer.Option(help="Fuse again where there are figures; teachers are kept.")] = False,
+    same_shape: Annotated[
+        bool, typer.Option(help="Also train a model of the student's shape as the teachers were, with labels.")
+    ] = False,
 ) -> None:
     """Measure every task with every seed, and write `{task}-{seed}.json` and `README.md`."""
     output.mkdir(parents=True, exist_ok=True)
     for name in only or ALL_SETTINGS:
         for number in seed or SEEDS:
             file = output / f"{name}-{number}.json"
-            if again or not file.exists():
+            figures = {} if again or not file.exists() else json.loads(file.read_text(encoding="utf-8"))
+            if not figures:
                 figures = measure(name, ALL_SETTINGS[name], work, number)
-                atomic_write_text(file, json.dumps(figures, indent=1) + "\n")
+            if same_shape and "same_shape" not in figures:
+                figures["same_shape"] = measure_same_shape(ALL_SETTINGS[name], work / name, number)
+            atomic_write_text(file, json.dumps(figures, indent=1) + "\n")
             atomic_write_text(output / "README.md", page(output, list(ALL_SETTINGS)))
 
 
@@ -71,6 +80,17 @@ def measure(name: str, setting: TaskSetting, work: Path, seed: int) -> dict[str,
         "seconds": seconds,
         "environment": environment(),
     }
+
+
+def measure_same_shape(setting: TaskSetting, work: Path, seed: int) -> dict[str, Any]:
+    """Train a model of the student's shape as the teachers were, where missing, and return its scores."""
+    folder, data = work / f"same-shape-{seed}", work / "data"
+    if not folder.exists():
+        config = AutoConfig.from_pretrained(work / f"student-{seed}")
+        with atomic_directory(folder) as partial:
+            train_teacher(replace(setting, config=lambda: config), data, partial, 2 * seed)
+    row: dict[str, Any] = compressor.evaluate(folder, data, samples=None).to_dict()["rows"][0]
+    return row
 
 
 if __name__ == "__main__":
