@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from compressor.api.views import TableView
+from compressor.bench.metrics import METRICS
 from compressor.bench.rows import Row, from_json
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ class ModelScore:
         accuracy_error and others: standard errors.
         parameters: of all models of an ensemble.
         fingerprint: sha256 of the weights.
+        scores: every score that its task has, by the names of `compress evaluate --json`: `miou`, `map`, `exact_match`,
+            `wer` and others.
+        errors: their standard errors.
     """
 
     name: str
@@ -39,6 +43,16 @@ class ModelScore:
     labelled: int
     parameters: int
     fingerprint: str | None
+    scores: Mapping[str, float]
+    errors: Mapping[str, float]
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> ModelScore:
+        """A row of the evaluation."""
+        scores = {name: row[name] for name in METRICS if row.get(name) is not None}
+        errors = {name: row[f"{name}_error"] for name in scores if row.get(f"{name}_error") is not None}
+        own = [field.name for field in fields(cls) if field.name not in ("scores", "errors")]
+        return cls(**{name: row[name] for name in own}, scores=scores, errors=errors)
 
 
 class Evaluation(TableView):
@@ -46,8 +60,7 @@ class Evaluation(TableView):
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = dict(values)
-        names = [field.name for field in fields(ModelScore)]
-        self.rows = tuple(ModelScore(**{name: row[name] for name in names}) for row in values["rows"])
+        self.rows = tuple(map(ModelScore.of_row, values["rows"]))
 
     def __len__(self) -> int:
         return len(self.rows)

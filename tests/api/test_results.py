@@ -11,6 +11,7 @@ import yaml
 from test_golden import report_keys
 
 import compressor
+from compressor.api.scores import ModelScore
 from compressor.models.folder.save import fingerprint
 
 #: Options of a quick fusion.
@@ -160,11 +161,21 @@ def test_a_report_has_attributes_and_is_the_dict_that_it_was(named):
         _ = report.chioce
 
 
+def test_every_score_of_a_task_can_be_read_by_name(named, image_folder):
+    row = compressor.evaluate(named, image_folder).to_dict()["rows"][0]
+    row |= {"accuracy": None, "f1": 0.4, "miou": 0.5, "miou_error": 0.1, "map": None}
+    score = ModelScore.of_row(row)
+    assert score.scores == {"miou": 0.5, "f1": 0.4} and score.errors["miou"] == 0.1
+
+
 def test_results_are_taken_where_models_are(named, vit_a, image_folder):
     scores = compressor.evaluate([vit_a, named, named.model], image_folder, ensemble=True)
     assert scores[1].accuracy == scores["model 2"].accuracy and len(scores) == 4
     assert "mean of the 3 above" in repr(scores) and "<pre>" in scores._repr_html_()
     assert scores.to_dict()["rows"][0]["name"] == scores[0].name
+    assert (
+        scores[0].scores["accuracy"] == scores[0].accuracy and scores[0].errors["accuracy"] == scores[0].accuracy_error
+    )
     with pytest.raises(KeyError, match="model 1"):
         scores["modell 1"]
     plan = compressor.plan([named, vit_a], 0.5)
