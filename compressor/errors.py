@@ -35,7 +35,11 @@ class ParityError(UserError):
     """An exported file and its model differ."""
 
 
-class CouplingWarning(UserWarning):
+class FusionWarning(UserWarning):
+    """A fused student is usable, but not whole or not exact."""
+
+
+class CouplingWarning(FusionWarning):
     """A coupling is usable but inexact; names the space and the marginal error."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from compressor.api.call import answered
-from compressor.errors import CouplingWarning, UserError
+from compressor.errors import FusionWarning, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -177,7 +177,7 @@ def _run(
     batches: Sequence[Mapping[str, Any]] | None,
     progress: OnFusionProgress | None,
 ) -> tuple[FusionResult, list[str]]:
-    """The fusion, and lines on inexact couplings, which are warned of too."""
+    """The fusion, and its warnings, which are given too."""
     from compressor.fusion import fuse_models
     from compressor.pipeline.run.streaming import streaming_of
 
@@ -197,7 +197,7 @@ def _run(
         )
     for warning in caught:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return result, [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
+    return result, [str(warning.message) for warning in caught if issubclass(warning.category, FusionWarning)]
 
 
 def _origin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from compressor.anatomy.batch_norms import measure_statistics, without_statistic
 from compressor.anatomy.hooks import logits_of
 from compressor.ensemble.object_places import in_one_order
 from compressor.ensemble.stacking import Mixture
-from compressor.errors import UnsupportedError, UserError
+from compressor.errors import FusionWarning, UnsupportedError, UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.build.sentence_projection import check_projection, fit_projection
@@ -194,6 +195,10 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     )  # fmt: skip
     built = fuse_towards_anchor(context) if request.towards_anchor else fuse_jointly(context)
 
+    if idle := built.builder.idle:
+        more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+        reader = built.candidate.anatomy.model_class
+        warnings.warn(f"no input of {reader} reaches {idle[0]}{more}: zero in the student", FusionWarning, stacklevel=2)
     measure_statistics(built.candidate.model, samples or ())
 
     # 4. Return the student in the teachers' precision, with a report and the maps between hidden states.

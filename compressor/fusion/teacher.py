@@ -86,6 +86,11 @@ class FusionTeacher:
         local_maps = {key if local == name else self.local_name(key): maps[key] for key in keys if key is not None}
         return apply(local_maps, self.state, self.anatomy, [local], {local: axes})[local]
 
+    def resizes_unknown(self, name: str, student: Anatomy) -> bool:
+        """Whether a student's parameter has another size along coordinates of which nothing is known."""
+        own = self.anatomy.axes.get(self.local_name(name), ())
+        return any(axis.fixed and axis.size != mine.size for axis, mine in zip(student.axes[name], own, strict=False))
+
     def with_spans(self, spans: Mapping[str, LayerSpan]) -> FusionTeacher:
         """The same teacher with assigned layers."""
         return replace(self, spans=spans)

@@ -11,6 +11,9 @@ from command import compress
 from tiny_text import config_of, save_sentences, sentences, tokenizer
 from tokenizers import processors
 
+import compressor
+from compressor.errors import FusionWarning
+
 QUICK = ("--width", "0.5", "--effort", "fast", "--samples", 24, "--steps", 2, "--batch-size", 8, "--no-latency")
 CLASSES = {0: "0", 1: "1"}
 #: {class: (kind of config, file that is exported, whether it is scored)}.
@@ -65,3 +68,20 @@ def test_from_two_teachers_to_a_card_that_runs(name, tmp_path, capsys):
     if scored:
         code, _, err = compress(capsys, "evaluate", student, teachers[0], "--data", data)
         assert code == 0, err
+
+
+def test_a_decoder_alone_becomes_narrower_without_what_no_input_reaches(tmp_path, capsys):
+    """A BartForCausalLM has the weights of a cross-attention that its class never runs."""
+    config = config_of("bart")
+    config.architectures = ["BartForCausalLM"]
+    teachers = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        teachers.append(transformers.BartForCausalLM(config).eval())
+    draw = torch.Generator().manual_seed(0)
+    batches = [{"input_ids": torch.randint(5, config.vocab_size, (8, 12), generator=draw)} for _ in range(6)]
+    with pytest.warns(FusionWarning, match=r"no input of BartForCausalLM reaches .*encoder_attn.* and \d+ more"):
+        student = compressor.fuse(teachers, 0.5, batches, effort="fast")
+    assert student.model.config.d_model == config.d_model // 2
+    idle = [value for name, value in student.model.named_parameters() if name.endswith("encoder_attn.k_proj.weight")]
+    assert idle and not any(value.any() for value in idle)

@@ -104,6 +104,10 @@ class StudentBuilder:
         for space, residual in self.residual.items():
             self._report_maps(space, [{space: mapping} for mapping in residual.maps], residual.couplings)
         self._orders: dict[str, UnitMap] = {}
+        #: Parameters that no input reaches, and that are resized along coordinates of which nothing is known.
+        self.idle = [
+            name for name in self.anatomy.idle if any(t.resizes_unknown(name, self.anatomy) for t in self.teachers)
+        ]
 
     def map_spaces(self, names: Sequence[str], features: Features) -> None:
         """Make missing hidden and attention maps."""
@@ -148,6 +152,9 @@ class StudentBuilder:
             norm = norms.get(module)
             if name in scales:
                 self.parameters[name].fill_(1.0)
+                continue
+            if name in self.idle:
+                self.parameters[name].zero_()
                 continue
             if norm is not None and attribute == "weight" and self.anatomy.rotatable(norm.space or ""):
                 # In rotated coordinates a norm has one scale: its own was folded, or is fitted later.

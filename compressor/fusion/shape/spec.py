@@ -150,14 +150,14 @@ def sizes_at(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[s
 
 
 def _check_fixed(model: PreTrainedModel, anatomy: Anatomy, kind: str) -> None:
-    """Refuse a student that resizes fixed coordinates, for which there are no maps.
+    """Refuse a student that resizes fixed coordinates, for which there are no maps; those of idle parameters need none.
 
     Raises:
         UnsupportedError: names the parameter and axis.
     """
     for name, parameter in model.named_parameters():
         for dim, (axis, size) in enumerate(zip(anatomy.axes.get(name, ()), parameter.shape, strict=False)):
-            if axis.fixed and axis.size != size:
+            if axis.fixed and axis.size != size and name not in anatomy.idle:
                 raise UnsupportedError(
                     f"this {kind} cannot become narrower: {name}, axis {dim}, would shrink from {axis.size} to {size}, "
                     f"and its coordinates have fixed places; width 1 keeps them (compress inspect shows all axes)"

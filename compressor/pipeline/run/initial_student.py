@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compressor.ensemble.stacking import Mixture
-from compressor.errors import CouplingWarning
+from compressor.errors import FusionWarning
 from compressor.fusion import FusionResult, fuse_models
 from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.shape.servers import runs_fast_in
@@ -79,7 +79,7 @@ def initial_student(
         with stages("load", "loading the anchor"):
             anchor = (recipe.fusion.anchor, _anchor(recipe.fusion.anchor, teachers))
     with stages("fuse", "fusing") as progress, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CouplingWarning)
+        warnings.simplefilter("always", FusionWarning)
         models = [teacher.model for teacher in teachers]
         with on_device(models if anchor is None else [*models, anchor[1]], recipe.device):
             result = fuse_models(
@@ -98,7 +98,7 @@ def initial_student(
                 **depth_option(recipe.depth),
             )
         result.model.to("cpu")  # type: ignore[arg-type]
-    lines = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
+    lines = [str(warning.message) for warning in caught if issubclass(warning.category, FusionWarning)]
     lines += [NO_DATA] if data is None else check_calibration(data, teachers)
     lines += [] if streaming is None else list(fixed_options(recipe.fusion)[1])
     lines += _left_out([t.name for t, weight in zip(teachers, mixture.weights, strict=True) if not weight])
