@@ -163,7 +163,7 @@ class Anatomy:
 
     @property
     def proven(self) -> float:
-        """The share of weights that took part in the proof."""
+        """The share of weights that took part in the proof, or keep their size because no trial reaches them."""
         sizes = {name: math.prod(axis.size for axis in axes) for name, axes in self.axes.items()}
         return 1 - sum(sizes[name] for name in self.idle) / max(sum(sizes.values()), 1)
 
