@@ -47,8 +47,8 @@ Every model type of transformers {transformers} that has an Auto class, at tiny 
 
 - **certified**: largest relative change of any answer when all spaces are permuted; in brackets the least change by a
   *wrong* map of a space.
-- **proven**: share of the parameters that a trial input reaches, or that keep their size because none does; the rest would be
-  resized unproven. `compress inspect` names both.
+- **proven**: share of the parameters that a trial input reaches, or that keep their size because none does; the rest
+  would be resized unproven. `compress inspect` names both.
 - **fused**: two teachers at half the width (FFN: half of the hidden units alone, as the stream keeps its width).
 - **widely used**: a type with heads of at least three tasks in transformers' Auto mappings, or on a list by hand
   (`benchmarks/zoo/page.py`).
